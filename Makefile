@@ -75,7 +75,7 @@ peers-chart: setup ## the tables and the figure of peers in docs/evidence.md, fr
 pictures: $(VENV)/dev.stamp ## the pictures of the README and the documents, from a demo and its month, which run first if they have not
 	@$(BIN)/python -m infra.pictures
 
-gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
+gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU, in ten minutes: CPU and GPU agree, a night on it, what it gains, as JSON (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check
 
 advisories: .venv-advisories/stamp ## known vulnerabilities of what the locks pin (pip-audit; accept some: IGNORE="--ignore-vuln ID")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array
 
-from provenance.core.arrays import Array, namespace, on_gpu, runs, to_numpy
+from provenance.core.arrays import TORCH, Array, device_of, from_torch, namespace, namespace_of, on_gpu, runs, to_numpy
 
 THREADS = 256
 # Products kept before they are summed: as many as fit a core's own cache, and a gigabyte of a GPU's memory.
@@ -86,6 +86,9 @@ def add_by_group(values: Array, group: Array, groups: int) -> Array:
         members = csc_array((ones, group, np.arange(len(group) + 1)), shape=(groups, len(group)))
         total: Array = members @ values
         return total
+    if xp.__name__ == TORCH and values.is_cuda:  # torch's own sums by group take the order of threads
+        cupy = namespace_of("cuda")
+        return xp.from_dlpack(add_by_group(from_torch(values, cupy), from_torch(group, cupy), groups))
     order, starts = _by_group(group, groups)
     if on_gpu(xp) and values.dtype == xp.float32:
         sums = xp.empty((groups, values.shape[1]), dtype=xp.float32)
@@ -93,10 +96,11 @@ def add_by_group(values: Array, group: Array, groups: int) -> Array:
         return sums
     lengths = starts[1:] - starts[:-1]
     longest = int(xp.max(lengths)) if groups else 0
-    padded = xp.concat([xp.take(values, order, axis=0), xp.zeros((1, values.shape[1]), dtype=values.dtype)])
-    total = xp.zeros((groups, values.shape[1]), dtype=values.dtype)
+    device = device_of(values)
+    padded = xp.concat([xp.take(values, order, axis=0), xp.zeros((1, values.shape[1]), dtype=values.dtype, device=device)])
+    total = xp.zeros((groups, values.shape[1]), dtype=values.dtype, device=device)
     for step in range(longest):
-        at = xp.where(step < lengths, starts[:-1] + step, xp.asarray(values.shape[0]))
+        at = xp.where(step < lengths, starts[:-1] + step, values.shape[0])
         total = total + xp.take(padded, at, axis=0)
     return total
 
@@ -105,8 +109,9 @@ def _by_group(group: Array, groups: int) -> tuple[Array, Array]:
     """An order of rows by group, and `(groups + 1,)` the place at which each group begins in it."""
     xp = namespace(group)
     order = xp.argsort(group, stable=True)
-    ends = xp.searchsorted(xp.take(group, order), xp.arange(groups, dtype=group.dtype), side="right")
-    return order, xp.concat([xp.zeros(1, dtype=ends.dtype), ends])
+    device = device_of(group)
+    ends = xp.searchsorted(xp.take(group, order), xp.arange(groups, dtype=group.dtype, device=device), side="right")
+    return order, xp.concat([xp.zeros(1, dtype=ends.dtype, device=device), ends])
 
 
 @cache

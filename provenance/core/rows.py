@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from provenance.core.arrays import Array, namespace, to_numpy
+from provenance.core.arrays import Array, device_of, namespace, runs, to_numpy
 
 # The largest code of each width in bits.
 LARGEST = {4: 7, 8: 127}
@@ -61,10 +61,10 @@ class Rows:
         return int(self.dense.shape[0])
 
 
-def no_tokens(xp: Any) -> Sparse:
+def no_tokens(xp: Any, device: Any = None) -> Sparse:
     """An empty sparse part."""
-    none = xp.zeros(0, dtype=xp.int64)
-    return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32))
+    none = xp.zeros(0, dtype=xp.int64, device=device)
+    return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32, device=device))
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -113,57 +113,82 @@ def spread(values: Array, blocks: Sequence[int]) -> Array:
 def move(rows: Rows, xp: Any) -> Rows:
     """The rows as arrays of another namespace, such as CuPy's."""
     part = rows.sparse
-    convert = to_numpy if xp is np else xp.asarray  # CuPy's arrays convert to NumPy's only explicitly
+    convert = to_numpy if xp is np else xp.asarray  # arrays of a GPU convert to NumPy's only explicitly
     moved = (convert(side) for side in (part.example, part.token, part.values))
     return Rows(convert(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:
     """The arrays of a file: codes, scales of blocks, tokens and examples of sparse vectors. 32 bits are not rounded."""
+    rounded = quantise(rows, dense_bits=dense_bits, sparse_bits=sparse_bits)
+    return narrow({name: to_numpy(array) for name, array in rounded.items()})
+
+
+def quantise(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, Array]:
+    """The arrays of a file where the rows lie, with integers as wide as there; `narrow` makes them those of `encode`."""
     part = rows.sparse
-    present, counts = np.unique(to_numpy(part.token), return_counts=True)
+    present, _, counts = runs(part.token)
     facts = [rows.examples, dense_bits, sparse_bits, part.vocabulary]
     return {
         "facts": np.asarray(facts, dtype=np.int64),
         **_encode_blocks("dense", rows.dense, rows.blocks, dense_bits),
         **_encode_blocks("sparse", part.values, part.blocks, sparse_bits),
-        "sparse.tokens": present.astype(np.uint32),
-        "sparse.counts": counts.astype(np.uint32),
-        "sparse.examples": to_numpy(part.example).astype(np.uint16 if rows.examples < 2**16 else np.uint32),
+        "sparse.tokens": present,
+        "sparse.counts": counts,
+        "sparse.examples": part.example,
     }
 
 
-def decode(tensors: Mapping[str, np.ndarray], xp: Any) -> Rows:
-    """The inverse of `encode`, up to rounding, as arrays of `xp`."""
-    examples, dense_bits, sparse_bits, vocabulary = tensors["facts"].tolist()
-    dense, blocks = _decode_blocks("dense", tensors, examples, dense_bits, xp)
-    example = xp.asarray(tensors["sparse.examples"].astype(np.int64))
-    token = np.repeat(tensors["sparse.tokens"].astype(np.int64), tensors["sparse.counts"])
-    values, widths = _decode_blocks("sparse", tensors, len(token), sparse_bits, xp)
-    return Rows(dense, blocks, Sparse(vocabulary, widths, example, xp.asarray(token), values))
+def narrow(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of `quantise`, in host memory, with integers as narrow as in a file."""
+    few = arrays["facts"][0] < 2**16
+    types = {"sparse.tokens": np.uint32, "sparse.counts": np.uint32, "sparse.examples": np.uint16 if few else np.uint32}
+    return {name: array.astype(types[name]) if name in types else array for name, array in arrays.items()}
 
 
-def _encode_blocks(name: str, values: Array, blocks: tuple[int, ...], bits: int) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {f"{name}.blocks": np.asarray(blocks, dtype=np.int64)}
+def decode(tensors: Mapping[str, np.ndarray], xp: Any, moved: Mapping[str, Array] | None = None) -> Rows:
+    """The inverse of `encode`, up to rounding, as arrays of `xp`.
+
+    Args:
+        moved: `to_move(tensors)` as arrays of `xp`, if they were moved before.
+    """
+    moved = {name: xp.asarray(array) for name, array in to_move(tensors).items()} if moved is None else moved
+    examples, _, _, vocabulary = tensors["facts"].tolist()
+    dense, blocks = _decode_blocks("dense", tensors, moved, examples)
+    token = moved["token"]
+    values, widths = _decode_blocks("sparse", tensors, moved, token.shape[0])
+    example = xp.astype(moved["sparse.examples"], xp.int64)
+    return Rows(dense, blocks, Sparse(vocabulary, widths, example, token, values))
+
+
+def to_move(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The large arrays of a file, as `decode` needs them on a device."""
+    large = {name: tensors[name] for name in tensors if name.endswith((".codes", ".scales", ".examples"))}
+    return large | {"token": np.repeat(tensors["sparse.tokens"].astype(np.int64), tensors["sparse.counts"])}
+
+
+def _encode_blocks(name: str, values: Array, blocks: tuple[int, ...], bits: int) -> dict[str, Array]:
+    tensors: dict[str, Array] = {f"{name}.blocks": np.asarray(blocks, dtype=np.int64)}
     if not blocks:
         return tensors
     xp = namespace(values)
     parts = [_quantise(block, bits) for block in by_block(values, blocks)]
     codes = xp.concat([code for code, _ in parts], axis=1)
-    tensors[f"{name}.codes"] = to_numpy(pack_nibbles(codes) if bits == 4 else codes)
+    tensors[f"{name}.codes"] = pack_nibbles(codes) if bits == 4 else codes
     if bits != 32:
-        tensors[f"{name}.scales"] = to_numpy(xp.concat([scale for _, scale in parts], axis=1))
+        tensors[f"{name}.scales"] = xp.concat([scale for _, scale in parts], axis=1)
     return tensors
 
 
 def _decode_blocks(
-    name: str, tensors: Mapping[str, np.ndarray], rows: int, bits: int, xp: Any
+    name: str, tensors: Mapping[str, np.ndarray], moved: Mapping[str, Array], rows: int
 ) -> tuple[Array, tuple[int, ...]]:
-    blocks = tuple(tensors[f"{name}.blocks"].tolist())
+    blocks, bits = tuple(tensors[f"{name}.blocks"].tolist()), int(tensors["facts"][1 if name == "dense" else 2])
     if not blocks:
+        xp = namespace(moved["token"])
         return xp.zeros((rows, 0), dtype=xp.float32), ()
-    values = _values(xp.asarray(tensors[f"{name}.codes"]), sum(blocks), bits)
-    return values if bits == 32 else values * spread(_scale(xp.asarray(tensors[f"{name}.scales"])), blocks), blocks
+    values = _values(moved[f"{name}.codes"], sum(blocks), bits)
+    return values if bits == 32 else values * spread(_scale(moved[f"{name}.scales"]), blocks), blocks
 
 
 def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
@@ -175,7 +200,7 @@ def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
     if bits == 32:
         return values, values[:, :0]
     largest = xp.max(xp.abs(values), axis=1, keepdims=True) / LARGEST[bits]
-    tiny = xp.asarray(TINY, dtype=xp.float32)
+    tiny = xp.asarray(TINY, dtype=xp.float32, device=device_of(values))
     exponent = xp.astype(xp.ceil(xp.log2(xp.maximum(largest, tiny)) * STEPS), xp.int16)
     codes = xp.clip(xp.round(values / _scale(exponent)), -LARGEST[bits], LARGEST[bits])
     return xp.astype(codes, xp.int8), exponent
@@ -184,17 +209,19 @@ def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
 def _scale(exponent: Array) -> Array:
     """`2 ** (exponent / 256)` as float32."""
     xp = namespace(exponent)
-    return xp.pow(xp.asarray(2.0, dtype=xp.float32), xp.astype(exponent, xp.float32) / STEPS)
+    two = xp.asarray(2.0, dtype=xp.float32, device=device_of(exponent))
+    return xp.pow(two, xp.astype(exponent, xp.float32) / STEPS)
 
 
 def pack_nibbles(codes: Array) -> Array:
     """Pack codes from -7 to 7 two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
     xp = namespace(codes)
-    rows, columns = codes.shape
-    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
+    (rows, columns), device = codes.shape, device_of(codes)
+    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8, device=device), xp.uint8)
     if columns % 2:
-        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8)], axis=1)
-    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], xp.asarray(4, dtype=xp.uint8)))
+        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8, device=device)], axis=1)
+    four = xp.asarray(4, dtype=xp.uint8, device=device)
+    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], four))
 
 
 def _values(codes: Array, columns: int, bits: int) -> Array:
@@ -202,7 +229,7 @@ def _values(codes: Array, columns: int, bits: int) -> Array:
     xp = namespace(codes)
     if bits != 4:
         return xp.astype(codes, xp.float32)
-    low = xp.bitwise_and(codes, xp.asarray(15, dtype=xp.uint8))
-    high = xp.bitwise_right_shift(codes, xp.asarray(4, dtype=xp.uint8))
+    low = xp.bitwise_and(codes, xp.asarray(15, dtype=xp.uint8, device=device_of(codes)))
+    high = xp.bitwise_right_shift(codes, xp.asarray(4, dtype=xp.uint8, device=device_of(codes)))
     pairs = xp.reshape(xp.stack([low, high], axis=2), (codes.shape[0], 2 * codes.shape[1]))[:, :columns]
     return xp.astype(pairs, xp.float32) - 8.0

@@ -136,6 +136,7 @@ class FeatureSettings(_Section):
     seed: int = 20_261_120
     batch_size: Annotated[int, Field(ge=1)] = 32
     memory_gb: Annotated[float, Field(gt=0)] = 8.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     unfollowed: Literal["refuse", "leave_out"] = "refuse"
 
     @property

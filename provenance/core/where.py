@@ -66,6 +66,18 @@ class Workers(Protocol):
         """Call a function in every worker process, for example to free memory."""
 
 
+def on_device(workers: Workers, function: Callable[[str, Item], Result], item: Item, *, what: str) -> Result:
+    """`function(device, item)` where the device is: in this process for a CPU, on a worker for a GPU."""
+    if workers.device == "cpu":
+        return function("cpu", item)
+    (result,) = workers.map(function, workers.device, [item], what=what)
+    return result
+
+
+# Files that one task has on a GPU, where reading and writing overlap with computation: as many as tasks combine at once.
+TOGETHER = {"cuda": 4}
+
+
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Cut items into batches; the last may be smaller. Small tasks cost a scheduler more than they compute."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -39,6 +39,7 @@ from provenance.features.report import (
     Layout,
     Report,
 )
+from provenance.features.room import measure_room
 from provenance.features.tap import Tap, run_batch, taken, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
@@ -105,6 +106,7 @@ def check_following(
         following = replace(following, arrangement=Arrangement(ONE_BY_ONE))
     following = replace(following, layout=_with_unseen(following.layout, deviations))
     following = replace(following, sizes=_sizes(place, few, following))
+    following = replace(following, room=_room(place, few, following))
     layers = _layers(following.layout, deviations, sizes, large)
     name = str(dtype).removeprefix("torch.")
     return Report(checkpoint, name, len(few), tolerance, repeated, batched, layers, following)
@@ -331,6 +333,13 @@ def _sizes(place: _Place, few: Sequence[Example], following: Following) -> tuple
             sizes[example.size] = max(sum(kept.values()), sizes.get(example.size, 0))
             del losses
     return tuple(sorted(sizes.items()))
+
+
+def _room(place: _Place, few: Sequence[Example], following: Following) -> int:
+    """Bytes that autograd may keep in a pass, by the peak of a pass of the longest example."""
+    longest, (_, kept) = max(few, key=lambda example: example.size), following.sizes[-1]
+    with place.tapped(following) as tap:
+        return measure_room(next(place.module.parameters()).device, kept, lambda: _rows_of(place, longest, tap))
 
 
 # Functions that draw random numbers, and functions that do so only while training.

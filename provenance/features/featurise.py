@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, StoreError
-from provenance.core.rows import Rows, decode, encode
+from provenance.core.errors import ExampleError, SettingsError, StoreError
+from provenance.core.overlap import begin_download, begin_upload, behind
+from provenance.core.rows import Rows, decode, narrow, quantise, to_move
 from provenance.core.store import Store
 from provenance.core.where import Where
 from provenance.corpus.shards import part_key
@@ -25,6 +26,7 @@ from provenance.features.night_check import raise_by_id, read_check
 from provenance.features.plan import FeatureFile, Plan
 from provenance.features.projection import Projection
 from provenance.features.report import Following
+from provenance.features.room import TRANSIENT, of_memory
 from provenance.features.words import word_features
 from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
@@ -33,16 +35,13 @@ from provenance.models.model import Adapter, examples_in
 
 log = logging.getLogger("provenance.featurise")
 
-# The peak memory of a pass, as a multiple of what autograd keeps between its halves: gradients of activations come on top.
-TRANSIENT = 2.0
-
 
 @dataclass(frozen=True)
 class Featuriser:
     """The settings with which workers compute a night's features.
 
     Attributes:
-        memory: bytes that autograd may keep in a pass.
+        memory: bytes that autograd may keep in a pass; less where the check of the model measured a GPU that has less.
         following: how the model is followed, as its check found; None if the method uses no gradients.
     """
 
@@ -55,6 +54,7 @@ class Featuriser:
     batch_size: int
     memory: float
     device: str
+    precision: str
     following: Following | None
 
     def passes(self, checkpoint: str) -> dict[str, Any]:
@@ -69,7 +69,15 @@ class Featuriser:
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
         """The adapter, and the module at a checkpoint."""
-        return open_model(self.store, self.model, self.model_files, checkpoint, cache=self.cache, device=self.device)
+        return open_model(
+            self.store,
+            self.model,
+            self.model_files,
+            checkpoint,
+            cache=self.cache,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuriser:
@@ -84,17 +92,23 @@ def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuris
         where.settings.features.batch_size,
         where.settings.features.memory_gb * 1e9 / TRANSIENT,
         where.workers.device,
+        night.precision,
         read_check(where.store, plan.check).following if plan and plan.check else None,
     )
 
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
     """Read a feature file; StoreError if it has another number of examples."""
-    rows = decode(load_tensors(store.read(file.key)), namespace_of(device))
-    if rows.examples != file.rows:
-        found = f"of {rows.examples}"
-        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=found)
-    return rows
+    return begin_reading(store, device, file)()
+
+
+def begin_reading(store: Store, device: str, file: FeatureFile) -> Callable[[], Rows]:
+    """Read a feature file and begin to copy it to a device; returns a function that gives its rows there (`read_features`)."""
+    tensors = load_tensors(store.read(file.key))
+    if (found := int(tensors["facts"][0])) != file.rows:
+        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=f"of {found}")
+    receive = begin_upload(to_move(tensors), device)
+    return lambda: decode(tensors, namespace_of(device), receive())
 
 
 def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[[pl.DataFrame], Rows]:
@@ -108,8 +122,20 @@ def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[
     return lambda frame: gradient_features(adapter, module, examples_in(frame), **featuriser.passes(checkpoint))
 
 
+def featurise_some(featuriser: Featuriser, files: Sequence[FeatureFile]) -> None:
+    """Compute and write the features of parts; on a GPU those of one are copied and written while the next are computed."""
+    with behind(overlap=featuriser.device != "cpu") as later:
+        for file in files:
+            later(_computed(featuriser, file))
+
+
 def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     """Compute and write the features of one part and their statistics; returns the key."""
+    return _computed(featuriser, file)()
+
+
+def _computed(featuriser: Featuriser, file: FeatureFile) -> Callable[[], str]:
+    """Compute the features of one part and their statistics; returns a function that writes them and returns the key."""
     frame = featuriser.store.read_table(part_key(file.part))
     features = features_of(featuriser, file.kind, file.checkpoint)
     try:
@@ -117,11 +143,23 @@ def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     except ExampleError:
         raise_by_id(features, frame)
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not of_memory(error):
+            raise
+        # Smaller batches would round otherwise than those of a worker with more memory.
+        expected, found = "passes that fit the memory of every worker", str(error).partition("\n")[0]
+        hint = f"Set it below {featuriser.memory * TRANSIENT / 1e9:.3g}, or leave the memory to one worker."
+        raise SettingsError("features.memory_gb", expected=expected, found=found, hint=hint) from error
     if file.kind != WORDS and (none := without_gradient(rows)):
         log.warning("part %s at %s: %d of %d examples have no gradient", file.part, file.checkpoint, none, rows.examples)
     bits = {"dense": 32, "sparse": 32} if file.kind == WORDS else featuriser.bits  # word counts stay exact
-    tensors = encode(rows, dense_bits=bits["dense"], sparse_bits=bits["sparse"])
-    metadata = {"kind": file.kind, "checkpoint": file.checkpoint}
-    featuriser.store.write(file.statistics, save_tensors(statistics.to_tensors(statistics.gather(rows))))
-    featuriser.store.write(file.key, save_tensors(tensors, metadata=metadata))
-    return file.key
+    receive = begin_download(quantise(rows, dense_bits=bits["dense"], sparse_bits=bits["sparse"]))
+    sums = statistics.to_tensors(statistics.gather(rows))
+
+    def write() -> str:
+        metadata = {"source": file.source}  # safetensors writes several keys in any order
+        featuriser.store.write(file.statistics, save_tensors(sums))
+        featuriser.store.write(file.key, save_tensors(narrow(receive()), metadata=metadata))
+        return file.key
+
+    return write

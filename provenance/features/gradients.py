@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from provenance.core.arrays import namespace, namespace_of, to_numpy
+from provenance.core.arrays import device_of, namespace, pass_namespace, to_numpy
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.rows import Rows, by_token, concatenate
 from provenance.features.following import find_following
 from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, Arrangement, Following
+from provenance.features.room import of_memory
 from provenance.features.tap import Tap, run_batch, tapped
 from provenance.models.model import Adapter, Example
+
+# The part of a batch that may be padding where it has more than `batch_size` examples.
+PADDING = 1 / 8
 
 
 def gradient_features(
@@ -34,10 +39,10 @@ def gradient_features(
     Args:
         module: the checkpoint's weights, on the device to compute on.
         checkpoint: name of the checkpoint, for the seeds of its projections.
-        batch_size: most examples per pass; changes only rounding.
+        batch_size: most examples per pass, or more on a GPU (`batched`); changes only rounding.
         memory: most bytes that autograd may keep in a pass; None for no limit. Needs `following` with sizes.
         following: how this model is followed (`checks.check_following`); by default found on these examples, without a check.
-        xp: the array module of the result, by default that of the device: NumPy, or CuPy without a copy.
+        xp: the array module of the result, by default that of passes on the device.
 
     Returns:
         One row per example; the dense part has the layout's size.
@@ -45,7 +50,7 @@ def gradient_features(
     Raises:
         ModelError: a wrong or non-finite loss, a weight without a gradient in any example, or a feature that is not finite.
     """
-    xp = xp or namespace_of(next(module.parameters()).device.type)
+    xp = xp or pass_namespace(next(module.parameters()).device.type)
     found = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
     order: list[int] = []
     batches: list[Rows] = []
@@ -62,24 +67,36 @@ def gradient_features(
 
 
 def batched(
-    examples: Sequence[Example], following: Following, batch_size: int, memory: float | None = None
+    examples: Sequence[Example], following: Following, batch_size: int, memory: float | None = None, *, peak: float = 1.0
 ) -> Iterator[list[int]]:
     """Numbers of examples in batches of similar lengths, which need little padding.
 
-    A batch has at most `batch_size` examples, and as many as the measured sizes allow in so much memory.
+    A batch has at most `batch_size` examples, and as many as the measured sizes allow in so much memory. Where the memory of a
+    GPU was measured, a batch goes on while padding is a small part of it: there each pass of a small model costs the same,
+    whatever it has. Batches depend on the examples and on what the check of the model found, and so does rounding.
+
+    Args:
+        peak: of a pass, as a multiple of that of `gradient_features`.
     """
     by_length = sorted(range(len(examples)), key=lambda number: examples[number].size)
-    if following.arrangement.order == ONE_BY_ONE:
-        batch_size = 1
-    batch: list[int] = []
+    alone = following.arrangement.order == ONE_BY_ONE
+    limit = min(math.inf if memory is None else memory, following.room or math.inf) / peak
+    batch, total = list[int](), 0
     for number in by_length:
-        size = (len(batch) + 1) * _bytes_of(examples[number].size, following.sizes)
-        if batch and (len(batch) == batch_size or (memory is not None and size > memory)):
+        size, count = examples[number].size, len(batch) + 1
+        enough = alone or (len(batch) >= batch_size and not (following.room and _filled(total + size, count * size)))
+        if batch and (enough or count * _bytes_of(size, following.sizes) > limit):
             yield batch
-            batch = []
+            batch, total = [], 0
         batch.append(number)
+        total += size
     if batch:
         yield batch
+
+
+def _filled(size: int, padded: int) -> bool:
+    """Whether little of a batch is padding."""
+    return padded - size <= PADDING * padded
 
 
 def _bytes_of(length: int, sizes: Sequence[tuple[int, int]]) -> float:
@@ -101,8 +118,8 @@ def _batch_rows(adapter: Adapter, module: torch.nn.Module, batch: list[Example],
         run_batch(adapter, module, batch, tap)
         if len(batch) == 1 or arrangement.holds(tap.called, len(batch)):
             return tap.rows(arrangement.order)
-    except RuntimeError:  # an operation has one row for the whole batch, but other operations several for an example
-        if len(batch) == 1:
+    except RuntimeError as error:  # an operation has one row for the whole batch, but other operations several for an example
+        if len(batch) == 1 or of_memory(error):
             raise
     single = []
     for example in batch:
@@ -118,7 +135,7 @@ def _reorder(rows: Rows, order: list[int]) -> Rows:
         order: the number of the content of each row.
     """
     xp, part = namespace(rows.dense), rows.sparse
-    numbers = xp.asarray(order)
+    numbers = xp.asarray(order, device=device_of(rows.dense))
     sparse = by_token(part.vocabulary, part.blocks, xp.take(numbers, part.example), part.token, part.values)
     return Rows(xp.take(rows.dense, xp.argsort(numbers), axis=0), rows.blocks, sparse)
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 from transformers.pytorch_utils import Conv1D
 
-from provenance.core.arrays import Array, from_torch, namespace
+from provenance.core.arrays import Array, device_of, from_torch, namespace
 from provenance.core.errors import ModelError
 from provenance.features.operations import (
     CONVOLUTION,
@@ -340,7 +340,7 @@ class Use:
     def _of_experts(self, d: Array, b: Array) -> Array:
         """All rows belong to one example: `(1, size)`."""
         block, xp, left = self.block, namespace(b), self.left[0, 0, ...]
-        total = xp.zeros((block.groups, block.rows, block.columns), dtype=b.dtype)
+        total = xp.zeros((block.groups, block.rows, block.columns), dtype=b.dtype, device=device_of(b))
         d = xp.reshape(d, (-1, d.shape[-1]))
         index = self.index
         ends = [left.shape[0]] if index is not None else self.options["offsets"].tolist()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, ModelError, in_batch
+from provenance.core.arrays import pass_namespace
+from provenance.core.errors import ExampleError, ModelError, SettingsError, in_batch
 from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.delivery import identities
@@ -41,6 +41,7 @@ class _Subject:
     projection: Projection
     checkpoint: str
     device: str
+    precision: str
 
 
 def check_night(where: Where, night: Night, sample: Part) -> str:
@@ -51,9 +52,12 @@ def check_night(where: Where, night: Night, sample: Part) -> str:
 
     Raises:
         ModelError: the model cannot be followed, or not all of it and `features.unfollowed` is `refuse`.
+        SettingsError: its passes cannot have the precision of the night.
     """
     store, settings, checkpoint = where.store, where.settings, night.checkpoints[-1]
+    device, precision = where.workers.device, night.precision
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    require_precision(precision, on_base=model.base is not None)
     ingredients = {
         "architecture": model.architecture(),
         "checkpoint": checkpoint,
@@ -61,12 +65,14 @@ def check_night(where: Where, night: Night, sample: Part) -> str:
         "projection": night.method["projection"],
         "examples": digest(identities(_tried(store, sample.sha256))),
         "version": night.method["versions"]["features"],
+        **({} if device == "cpu" else {"device": device}),  # it measures the memory of passes there
+        **({} if precision == "float32" else {"precision": precision}),
     }
     key = f"checks/{digest(ingredients)}.json"
     if not store.exists(key):
         projection = Projection(**night.method["projection"])
         subject = _Subject(
-            store, night.model, night.model_files, settings.model.cache, projection, checkpoint, where.workers.device
+            store, night.model, night.model_files, settings.model.cache, projection, checkpoint, device, precision
         )
         for found in where.workers.map(_check, subject, [sample.sha256], what="check of the model", name=lambda _: checkpoint):
             store.write(key, canonical_json(found))
@@ -89,7 +95,13 @@ def _check(subject: _Subject, sample: str) -> dict[str, object]:
 
     frame = _tried(subject.store, sample)
     adapter, module = open_model(
-        subject.store, subject.model, subject.model_files, subject.checkpoint, cache=subject.cache, device=subject.device
+        subject.store,
+        subject.model,
+        subject.model_files,
+        subject.checkpoint,
+        cache=subject.cache,
+        device=subject.device,
+        precision=subject.precision,
     )
     try:
         report = check_following(
@@ -98,12 +110,25 @@ def _check(subject: _Subject, sample: str) -> dict[str, object]:
             examples_in(frame),
             projection=subject.projection,
             checkpoint=subject.checkpoint,
-            xp=namespace_of(subject.device),
+            xp=pass_namespace(subject.device),
         )
     except ExampleError:
         raise_by_id(lambda row: example_losses(adapter, module, examples_in(row)), frame)
         raise
+    except RuntimeError as error:
+        if subject.precision == "float32":
+            raise
+        hint = "The adapter mixes types: let it convert its inputs to that of the weights, or use 'float32'."
+        found = str(error).partition("\n")[0]
+        raise SettingsError("features.precision", expected="passes in bfloat16", found=found, hint=hint) from error
     return to_json(report)
+
+
+def require_precision(precision: str, *, on_base: bool) -> None:
+    """Raise SettingsError for a model on a base whose passes the setting would round: other modules share that base."""
+    if on_base and precision != "float32":
+        hint = f"Set dtype = {precision!r} in [adapter_args] of its model.toml."
+        raise SettingsError("features.precision", expected="float32 for a model on a base", found=precision, hint=hint)
 
 
 def _tried(store: Store, sample: str) -> pl.DataFrame:

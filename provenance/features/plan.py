@@ -171,6 +171,7 @@ def _ingredients(where: Where, night: Night, check: str) -> dict[tuple[str, str]
             "layout": digest(asdict(read_check(where.store, check).following.layout)),
             "bits": night.method["bits"],
             "version": version,
+            **({} if night.precision == "float32" else {"precision": night.precision}),
         }
         for checkpoint in night.checkpoints:
             # With the checkpoint's name, which seeds the projections.

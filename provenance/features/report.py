@@ -87,11 +87,13 @@ class Following:
 
     Attributes:
         sizes: bytes that autograd keeps for one example by its length in bytes, ascending; empty if not measured.
+        room: bytes that it may keep in a pass on the GPU that the model was checked on; 0 for a check on a CPU.
     """
 
     layout: Layout
     arrangement: Arrangement
     sizes: tuple[tuple[int, int], ...] = ()
+    room: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,4 +206,5 @@ def _following_from_json(value: Mapping[str, Any]) -> Following:
         Layout(blocks, dict(shape["left_out"]), shape["parameters"]),
         Arrangement(arrangement["order"], tuple(arrangement["shared"]), rows),
         tuple((length, size) for length, size in value["sizes"]),
+        value.get("room", 0),
     )

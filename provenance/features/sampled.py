@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from provenance.core.arrays import Array, namespace_of
+from provenance.core.arrays import Array, pass_namespace
 from provenance.core.rows import Rows
 from provenance.features.following import find_following
 from provenance.features.gradients import batched, check_finite
 from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, TURN_BY_TURN, Arrangement, Following
+from provenance.features.room import of_memory
 from provenance.features.tap import Tap, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
@@ -81,15 +82,15 @@ def sampled_features(
     Yields:
         the terms of each batch and draw; batches have examples of similar lengths.
     """
-    xp = xp or namespace_of(next(module.parameters()).device.type)
+    xp = xp or pass_namespace(next(module.parameters()).device.type)
     following = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
     with tapped(module, following, projection, checkpoint, xp) as tap:
-        for numbers in batched(examples, following, batch_size, memory and memory / SECOND):
+        for numbers in batched(examples, following, batch_size, memory, peak=SECOND):
             batch = [examples[number] for number in numbers]
             try:
                 passes = _passes(adapter, module, batch, tap, following.arrangement, draws=draws, checkpoint=checkpoint)
-            except (UnknownRows, RuntimeError):  # an operation has one row for the batch, or other rows than expected
-                if len(batch) == 1:
+            except (UnknownRows, RuntimeError) as error:  # an operation has one row for the batch, or other rows than expected
+                if len(batch) == 1 or of_memory(error):
                     raise
                 alone = replace(following.arrangement, order=ONE_BY_ONE)
                 for example in batch:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from provenance.core.store import Store, canonical_json
-from provenance.core.where import Where
+from provenance.core.where import TOGETHER, Where, batched
 from provenance.features.plan import FeatureFile, Plan, coverage, load_plan, plan_of
 from provenance.features.recomputed import count_recomputed
 from provenance.features.run_notes import RunNote, add_note
@@ -60,14 +60,17 @@ def featurise(where: Where, folder: str) -> str:
 
 def _compute(where: Where, night: Night, planned: Plan, missing: Sequence[FeatureFile]) -> None:
     """Compute some feature files on the workers."""
-    from provenance.features.featurise import featurise_one, featuriser  # with torch, which a night without news does without
+    from provenance.features.featurise import featurise_some, featuriser  # with torch, which a night without news does without
 
     shared = featuriser(where, night, planned)
-    for _ in where.workers.map(
-        featurise_one, shared, missing, what="features", name=lambda file: f"part {file.part} ({file.source})"
-    ):
+    groups = list(batched(missing, TOGETHER.get(where.workers.device, 1)))
+    for _ in where.workers.map(featurise_some, shared, groups, what="features", name=_named):
         pass
     where.workers.everywhere(close_models)
+
+
+def _named(files: Sequence[FeatureFile]) -> str:
+    return ", ".join(f"part {file.part} ({file.source})" for file in files)
 
 
 def _examples(files: Iterable[FeatureFile]) -> int:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
-from provenance.core.arrays import Array, from_torch, look_up, namespace, runs, to_numpy
+from provenance.core.arrays import TORCH, Array, device_of, from_torch, look_up, namespace, runs
 from provenance.core.errors import ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, no_tokens
@@ -45,9 +48,13 @@ class Tap(TorchFunctionMode):
         super().__init__()
         self.shape, self.xp, self.examples = shape, xp, 0
         self.shared: frozenset[str] = frozenset()
-        dtype = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
+        first = next(module.parameters())
+        dtype = xp.float64 if first.dtype == torch.float64 else xp.float32
+        self.device = first.device if xp.__name__ == TORCH else None
         self.matrices = {
-            block.name: tuple(xp.asarray(side, dtype=dtype) for side in matrices(block, projection, checkpoint))
+            block.name: tuple(
+                xp.asarray(side, dtype=dtype, device=self.device) for side in matrices(block, projection, checkpoint)
+            )
             for block in shape.blocks
         }
         self.parameters = dict(module.named_parameters())
@@ -175,25 +182,29 @@ class Tap(TorchFunctionMode):
         xp, n = self.xp, self.examples
         self.seen |= self.dense.keys() | self.sides.keys()
         parts = [self._dense(block, order) for block in self.shape.dense]
-        joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32)
+        joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32, device=self.device)
         return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in self.shape.dense), self._sparse(order))
 
     def _dense(self, block: Block, order: str) -> Array:
         calls = self.dense.get(block.name)
         if calls is None:
-            return self.xp.zeros((self.examples, block.size), dtype=self.matrices[block.name][0].dtype)
-        return sum(self.xp.sum(_by_example(values, self.examples, order), axis=1) for values in calls)
+            dtype = self.matrices[block.name][0].dtype
+            return self.xp.zeros((self.examples, block.size), dtype=dtype, device=self.device)
+        return reduce(add, (_summed(values, self.examples, order) for values in calls))
 
     def _sparse(self, order: str) -> Sparse:
         """The vectors of all layers over the vocabulary, joined at each token of each example."""
         blocks, xp = self.shape.tokens, self.xp
         if not blocks:
-            return no_tokens(xp)
+            return no_tokens(xp, self.device)
         tables = []
         for block in blocks:
             calls = [tuple(_positions(s, self.examples, order) for s in sides) for sides in self.sides.get(block.name, ())]
             width = block.columns if block.kind == "input_tokens" else block.rows
-            none = (xp.zeros(0, dtype=xp.int64), xp.zeros((0, width), dtype=xp.float32))
+            none = (
+                xp.zeros(0, dtype=xp.int64, device=self.device),
+                xp.zeros((0, width), dtype=xp.float32, device=self.device),
+            )
             tables.append(_token_rows(block, calls) if calls else none)
         cells, values = join_columns(tables)
         widths = tuple(rows.shape[1] for _, rows in tables)
@@ -218,6 +229,13 @@ def _by_example(values: Array, examples: int, arrangement: str) -> Array:
         in_turn = xp.reshape(values, (-1, examples, *values.shape[1:]))
         return xp.permute_dims(in_turn, (1, 0, *range(2, in_turn.ndim)))
     return xp.reshape(values, (examples, -1, *values.shape[1:]))
+
+
+def _summed(values: Array, examples: int, arrangement: str) -> Array:
+    """The sum of each example's rows, `(examples, ...)`."""
+    if values.shape[0] == examples:  # one row each, in either arrangement
+        return values
+    return namespace(values).sum(_by_example(values, examples, arrangement), axis=1)
 
 
 def _positions(side: Array, examples: int, arrangement: str) -> Array:
@@ -264,7 +282,8 @@ def join_columns(tables: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
     """Cells and rows of an embedding: the sum of d `(n, t, columns)` over the positions of each token in ids `(n, t)`."""
     xp, count = namespace(d), d.shape[0]
-    cell = xp.reshape(xp.astype(ids, xp.int64) * count + xp.reshape(xp.arange(count), (-1, 1)), (-1,))
+    example = xp.reshape(xp.arange(count, device=device_of(d)), (-1, 1))
+    cell = xp.reshape(xp.astype(ids, xp.int64) * count + example, (-1,))
     rows = xp.reshape(d, (-1, d.shape[2]))
     nonzero = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
     cell, value = _add_up(xp.take(cell, nonzero), xp.take(rows, nonzero, axis=0))
@@ -280,12 +299,30 @@ def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
     """
     xp, count = namespace(d), d.shape[0]
     example, token = xp.nonzero(xp.min(d, axis=1) < 0)
-    ends = to_numpy(xp.searchsorted(example, xp.arange(count), side="right")).tolist()
-    rows = [
-        xp.matrix_transpose(xp.take(d[at, ...], token[start:end], axis=1)) @ h[at, ...]
-        for at, (start, end) in enumerate(pairwise([0, *ends]))
-    ]
-    return token * count + example, xp.astype(xp.concat(rows), xp.float32)
+    ends = xp.searchsorted(example, xp.arange(count, device=device_of(d)), side="right")
+    rows = _rows_in_turn(h, d, token, ends) if xp is np else _rows_at_once(h, d, example, token, ends)
+    return token * count + example, xp.astype(rows, xp.float32)
+
+
+def _rows_in_turn(h: Array, d: Array, token: Array, ends: Array) -> Array:
+    """`sum_t d[i, t, w] h[i, t]` of each target w of an example i, `(m, rows)`: one product for each example."""
+    some = enumerate(pairwise([0, *ends.tolist()]))
+    return np.concatenate([np.take(d[at], token[start:end], axis=1).T @ h[at] for at, (start, end) in some])
+
+
+def _rows_at_once(h: Array, d: Array, example: Array, token: Array, ends: Array) -> Array:
+    """The same as one product, with as many targets for each example: on a GPU many small ones cost more."""
+    xp, device, count = namespace(d), device_of(d), token.shape[0]
+    if not count:
+        return xp.zeros((0, h.shape[2]), dtype=h.dtype, device=device)
+    starts = xp.concat([xp.zeros(1, dtype=ends.dtype, device=device), ends[:-1]])
+    place = xp.arange(count, device=device) - xp.take(starts, example)
+    most = int(xp.max(place)) + 1
+    filled = xp.clip(starts[:, None] + xp.arange(most, device=device)[None, :], max=count - 1)
+    chosen = xp.reshape(xp.take(token, xp.reshape(filled, (-1,))), (-1, 1, most))
+    columns = xp.take_along_axis(d, xp.broadcast_to(chosen, (*d.shape[:2], most)), axis=2)
+    products = xp.reshape(xp.matrix_transpose(columns) @ h, (-1, h.shape[2]))
+    return xp.take(products, example * most + place, axis=0)
 
 
 def run_batch(adapter: Adapter, module: torch.nn.Module, examples: list[Example], tap: Tap) -> None:

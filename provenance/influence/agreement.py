@@ -51,7 +51,7 @@ def seed_agreement(
         raise ContractError("agreement of seeds", expected="three examples and an output at least", found=found)
     passes: dict[str, Any] = {"checkpoint": checkpoint, "batch_size": batch_size, "following": following, "memory": memory}
     sides = [
-        _influences(
+        influences(
             adapter, module, examples, outputs, draws=draws, passes={**passes, "projection": replace(projection, seed=seed)}
         )
         for seed in (projection.seed, projection.seed + 1)
@@ -65,7 +65,7 @@ def seed_agreement(
     return agreement
 
 
-def _influences(
+def influences(
     adapter: Adapter,
     module: torch.nn.Module,
     examples: Sequence[Example],
@@ -74,7 +74,11 @@ def _influences(
     draws: int,
     passes: dict[str, Any],
 ) -> list[np.ndarray]:
-    """Influences by component, each `(outputs, examples)`."""
+    """Influences by component, each `(outputs, examples)`.
+
+    Args:
+        passes: arguments of `gradient_features`.
+    """
     rows, of_outputs = (move(gradient_features(adapter, module, some, **passes), np) for some in (examples, outputs))
     batches = list(sampled_features(adapter, module, examples, draws=draws, **passes))
     xp = namespace(batches[0].terms)

@@ -20,20 +20,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky
 
-from provenance.core.arrays import Array, look_up, namespace
+from provenance.core.arrays import Array, device_of, look_up, namespace, to_numpy
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, Sparse, concatenate, spread
+from provenance.core.rows import Rows, Sparse, concatenate, move, spread
+from provenance.core.solving import factor, solve
 from provenance.features.statistics import Statistics, row_weights
-from provenance.influence.index import Table, multiply, tabulate, tokens_of
+from provenance.influence.index import Table, multiply, table_of, tabulate, tokens_of
 
 # Coordinates of the dense part are scaled by their mean square to the power -1/4, half way between raw and whitened.
 SCALE_POWER = -0.25
 SCALE_FLOOR = 0.01
 # Landmarks in a block of products; the table of a block must fit into memory.
 BLOCK = 128
+
+
+# Results lie in host memory; the arrays that they are computed from are NumPy's or, on a GPU, CuPy's.
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,12 @@ class Dense:
     scale: np.ndarray
     damping: float
 
-    def precondition(self, queries: np.ndarray) -> np.ndarray:
+    def precondition(self, queries: Array) -> Array:
         """`D (D F D + lambda I)^-1 D q` for rows `(q, p)`, float64."""
-        scaled = queries.astype(np.float64) * self.scale
-        solved: np.ndarray = cho_solve((self.factor, True), scaled.T, check_finite=False).T * self.scale
-        return solved
+        xp = namespace(queries)
+        scale = xp.asarray(self.scale)
+        scaled = xp.astype(queries, xp.float64) * scale
+        return xp.matrix_transpose(solve(xp.asarray(self.factor), xp.matrix_transpose(scaled))) * scale
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def shrinkage(trace: float, trace_of_square: float, size: int, count: int) -> fl
     return rho / (1 - rho) * trace / size
 
 
-def fit_dense(total: np.ndarray, terms: int, examples: int) -> Dense:
+def fit_dense(total: Array, terms: int, examples: int) -> Dense:
     """Factor the curvature of the dense part.
 
     Args:
@@ -114,16 +118,17 @@ def fit_dense(total: np.ndarray, terms: int, examples: int) -> Dense:
     Raises:
         ContractError: there are no terms, or their gradients are all zero.
     """
-    if terms == 0 or not np.any(np.diagonal(total)):
+    xp, size = namespace(total), total.shape[0]
+    squares = xp.linalg.diagonal(total)
+    if terms == 0 or not bool(xp.any(squares != 0)):
         raise ContractError("curvature", expected="gradients of sampled loss terms", found=f"none in {terms} terms")
-    mean_square = np.diagonal(total) / terms
-    scale = (mean_square + SCALE_FLOOR * mean_square.mean()) ** SCALE_POWER
+    mean_square = squares / terms
+    scale = (mean_square + SCALE_FLOOR * xp.mean(mean_square)) ** SCALE_POWER
     scaled = total / terms * scale[:, None] * scale[None, :]
-    trace = float(np.trace(scaled))
-    damping = shrinkage(trace, float(np.vdot(scaled, scaled)), len(scaled), examples)
-    scaled[np.diag_indices_from(scaled)] += damping
-    factor = cholesky(scaled, lower=True, overwrite_a=True, check_finite=False)
-    return Dense(np.tril(factor).astype(np.float32), scale, damping / (trace / len(scaled)))
+    trace, of_square = _moments(scaled)
+    damping = shrinkage(trace, of_square, size, examples)
+    lower = to_numpy(xp.astype(factor(scaled, damping), xp.float32))
+    return Dense(lower, to_numpy(scale), damping / (trace / size))
 
 
 def metric(statistics: Statistics, vocabulary: int) -> Weights:
@@ -135,40 +140,48 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
     """Factor the curvature of the sparse part in the metric of the weights; None if no row has a weighted token.
 
     Args:
-        rows: features for sampled targets, as NumPy arrays.
+        rows: features for sampled targets.
     """
     count, part = rows.examples, rows.sparse
-    products = np.zeros((count, count))
-    weighted, tokens = _weighted(part, weights), tokens_of(part)
+    xp, tokens = namespace(part.values), tokens_of(part)
+    products = xp.zeros((count, count), dtype=xp.float64, device=device_of(part.values))
+    weighted = _weighted(part, weights)
     for start in range(0, count, BLOCK):
-        columns = slice(start, start + BLOCK)
-        identity = np.eye(count, min(BLOCK, count - start), -start, dtype=np.float32)
-        products[:, columns] = multiply(part, tabulate(weighted, identity, tokens), count)
+        columns = slice(start, min(start + BLOCK, count))
+        products[:, columns] = xp.astype(multiply(part, table_of(weighted, tokens, columns), count), xp.float64)
     width = int(np.count_nonzero(weights.weight, axis=0) @ np.asarray(part.blocks, dtype=np.int64))
-    trace = float(np.trace(products)) / max(1, count)
+    trace, of_square = (moment / max(1, count) ** power for power, moment in enumerate(_moments(products), start=1))
     if trace == 0:
         return None
-    damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
+    damping = shrinkage(trace, of_square, width, count)
     level = max(damping * count, trace * 1e-6)
-    products[np.diag_indices_from(products)] += level
-    factor = cholesky(products, lower=True, overwrite_a=True, check_finite=False)
-    return Landmarks(Rows(rows.dense[:, :0], (), part), np.tril(factor).astype(np.float32), level / trace)
+    lower = to_numpy(xp.astype(factor(products, level), xp.float32))
+    return Landmarks(move(Rows(rows.dense[:, :0], (), part), np), lower, level / trace)
+
+
+def _moments(matrix: Array) -> tuple[float, float]:
+    """The traces of a symmetric matrix and of its square."""
+    xp = namespace(matrix)
+    flat = xp.reshape(matrix, (-1,))
+    return float(xp.linalg.trace(matrix)), float(xp.vecdot(flat, flat))
 
 
 def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None) -> Table:
     """The table of queries: its products with examples are influences of the sparse part, up to a common factor.
 
     Args:
-        queries: features of outputs, as NumPy arrays.
+        queries: features of outputs.
         landmarks: None for plain products, without curvature.
     """
-    part, coefficients = queries.sparse, np.eye(queries.examples, dtype=np.float32)
+    xp, part = namespace(queries.dense), queries.sparse
+    coefficients = xp.eye(queries.examples, dtype=xp.float32, device=device_of(queries.dense))
     if landmarks is not None:
+        rows = move(landmarks.rows, xp)
         plain = tabulate(_weighted(part, weights), coefficients, tokens_of(part))
-        products = multiply(landmarks.rows.sparse, plain, landmarks.rows.examples)
-        combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
-        coefficients = np.concatenate([coefficients, combination.astype(np.float32)])
-        part = concatenate([Rows(queries.dense[:, :0], (), part), landmarks.rows]).sparse
+        products = multiply(rows.sparse, plain, rows.examples)
+        combination = -solve(xp.asarray(landmarks.factor), xp.astype(products, xp.float64))
+        coefficients = xp.concat([coefficients, xp.astype(combination, xp.float32)])
+        part = concatenate([Rows(queries.dense[:, :0], (), part), rows]).sparse
     return tabulate(_weighted(part, weights), coefficients, tokens_of(part))
 
 

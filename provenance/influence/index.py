@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from provenance.core.arrays import Array, namespace, runs, to_numpy
+from provenance.core.arrays import Array, device_of, look_up, namespace, runs, to_numpy
 from provenance.core.kernels import sparse_products
 from provenance.core.rows import Sparse
 
@@ -37,10 +37,28 @@ def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
     """
     xp = namespace(coefficients)
     shared, at = restrict(part, token)
-    values = xp.zeros((token.shape[0], part.values.shape[1], coefficients.shape[1]), dtype=xp.float32)
+    shape = token.shape[0], part.values.shape[1], coefficients.shape[1]
+    values = xp.zeros(shape, dtype=xp.float32, device=device_of(coefficients))
     for place, start, count in zip(*(to_numpy(side).tolist() for side in runs(at)), strict=True):
         weights = xp.take(coefficients, shared.example[start : start + count], axis=0)
         values[place, ...] = xp.matrix_transpose(shared.values[start : start + count, :]) @ weights
+    return Table(token, values)
+
+
+def table_of(part: Sparse, token: Array, columns: slice) -> Table:
+    """The table of some examples themselves, one in a column; vectors stand by token, then by example.
+
+    Args:
+        token: the tokens of the table, ascending.
+        columns: the first of these examples, and the one after the last.
+    """
+    xp, device = namespace(part.values), device_of(part.values)
+    some = xp.arange(columns.start, columns.stop, device=device)
+    most = max(columns.stop, int(xp.max(part.example)) + 1 if part.example.shape[0] else 0)
+    cells = xp.reshape(token[:, None] * most + some[None, :], (-1,))
+    found = look_up(cells, part.token * most + part.example, part.values)
+    values = xp.zeros((token.shape[0], part.values.shape[1], some.shape[0]), dtype=xp.float32, device=device)
+    values[...] = xp.matrix_transpose(xp.reshape(found, (token.shape[0], some.shape[0], part.values.shape[1])))
     return Table(token, values)
 
 

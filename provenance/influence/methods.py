@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from provenance.core.arrays import Array, namespace, to_numpy
-from provenance.core.rows import Rows, by_block, decode, encode, some, spread
+from provenance.core.rows import Rows, by_block, decode, encode, move, some, spread
 from provenance.features.statistics import Statistics
 from provenance.influence.curvature import (
     Dense,
@@ -95,37 +95,39 @@ class Queries:
     metric: Weights | None = None
 
 
-def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
+def fit(comparison: str, statistics: Statistics, sampled: Sampled, xp: Any = np) -> Fitted:
     """Fit a comparison to the corpus.
 
     Args:
         comparison: `curved` or `tfidf`.
         statistics: sums over the corpus.
-        sampled: of a sample of the corpus.
+        sampled: of a sample of the corpus, as NumPy arrays.
+        xp: the array module to compute in: NumPy's, or CuPy's on a GPU.
     """
-    fitted = _fit_unscaled(comparison, statistics, sampled)
-    return replace(fitted, factors=_factors(fitted, sampled.data))
+    fitted = _fit_unscaled(comparison, statistics, sampled, xp)
+    return replace(fitted, factors=_factors(fitted, sampled.data, xp))
 
 
-def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
+def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled, xp: Any) -> Fitted:
     tokens, count, part = statistics.tokens, statistics.examples, sampled.data.sparse
     if comparison == "curved":
         weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
         total, examples = sampled.total, sampled.data.examples
-        dense = None if total is None or not len(total) else fit_dense(total, sampled.terms, examples)
-        return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks else None)
+        dense = None if total is None or not len(total) else fit_dense(xp.asarray(total), sampled.terms, examples)
+        return Fitted(comparison, weights, dense, fit_landmarks(move(marks, xp), weights) if marks else None)
     # Squared, because both sides are weighted by the inverse document frequency.
     weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
     return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)))
 
 
-def _factors(fitted: Fitted, sample: Rows) -> tuple[float, ...]:
+def _factors(fitted: Fitted, sample: Rows, xp: Any) -> tuple[float, ...]:
     """Factors that scale influences between examples of the sample to a root mean square of one, by component."""
     count = sample.examples
     chosen = np.unique(np.linspace(0, count - 1, min(SCALE_EXAMPLES, count)).astype(np.int64))  # spread: the sample is sorted
-    queries = prepare(fitted, some(sample, chosen), np)
+    queries = prepare(fitted, some(sample, chosen), xp)
     others = np.arange(count)[None, :] != chosen[:, None]
-    return tuple(_scale(influences[others].astype(np.float64)) for influences in score(queries, sample))
+    influences = (to_numpy(component) for component in score(queries, move(sample, xp)))
+    return tuple(_scale(component[others].astype(np.float64)) for component in influences)
 
 
 def _scale(influences: np.ndarray) -> float:
@@ -138,20 +140,20 @@ def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:
     """Turn outputs into queries, scaled by the factors of the components.
 
     Args:
-        outputs: features of outputs, as NumPy arrays.
-        xp: the array module of the queries.
+        outputs: features of outputs, in any array module.
+        xp: the array module to compute in, and of the queries.
     """
-    comparison = fitted.comparison
+    comparison, outputs = fitted.comparison, move(outputs, xp)
     if comparison == "tfidf":
         outputs = _tfidf_counts(outputs)
     table = sparse_queries(outputs, fitted.weights, fitted.landmarks)
-    preconditioned = None if fitted.dense is None else fitted.dense.precondition(outputs.dense).astype(np.float32)
+    preconditioned = None if fitted.dense is None else xp.astype(fitted.dense.precondition(outputs.dense), xp.float32)
     blocks = outputs.sparse.blocks if comparison == "curved" else ()
     components = (len(blocks) + (preconditioned is not None)) or 1
     factors = np.asarray(fitted.factors or [1.0] * components, dtype=np.float32)
-    table_factors = spread(factors[None, : len(blocks)], blocks)[0][:, None] if blocks else factors[-1]
-    table = Table(xp.asarray(table.token), xp.asarray(table.values * table_factors))
-    dense = None if preconditioned is None else xp.asarray(preconditioned * factors[-1])
+    table_factors = spread(factors[None, : len(blocks)], blocks)[0][:, None] if blocks else factors[-1:]
+    table = Table(table.token, table.values * xp.asarray(table_factors))
+    dense = None if preconditioned is None else preconditioned * xp.asarray(factors[-1:])
     return Queries(comparison, dense, table, blocks, fitted.weights if comparison == "tfidf" else None)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace, to_numpy
+from provenance.core.arrays import namespace, namespace_of, to_numpy
 from provenance.core.rows import concatenate, move
 from provenance.core.store import Store
-from provenance.core.where import Where
+from provenance.core.where import Where, on_device
 from provenance.corpus.shards import part_key
 from provenance.features import statistics
 from provenance.features.featurise import Featuriser, features_of, featuriser
@@ -61,9 +61,13 @@ def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
         for start in range(0, plan.sample.rows, CHUNK)
     ]
     sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, _join, what=f"curvature of {source}")
-    fitted = fit(comparison, sums, sampled)
+    fitted = on_device(where.workers, _fit, (comparison, sums, sampled), what=f"fit of {source}")
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
+
+
+def _fit(device: str, source: tuple[str, statistics.Statistics, Sampled]) -> Fitted:
+    return fit(*source, namespace_of(device))
 
 
 def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:

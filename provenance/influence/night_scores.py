@@ -9,6 +9,7 @@ nights/.../influence/<rule>-evidence.parquet       candidates for evidence, with
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
@@ -20,10 +21,12 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import Array, namespace, namespace_of, to_numpy
 from provenance.core.errors import ModelError
+from provenance.core.overlap import ahead
+from provenance.core.rows import Rows
 from provenance.core.store import Store, sha256, to_parquet
-from provenance.core.where import Where, batched
+from provenance.core.where import Where, batched, on_device
 from provenance.corpus.shards import Part, read_examples
-from provenance.features.featurise import read_features
+from provenance.features.featurise import begin_reading, read_features
 from provenance.features.night_check import read_check
 from provenance.features.plan import FeatureFile, Plan, comparisons_of
 from provenance.influence.methods import (
@@ -114,7 +117,7 @@ def write_influence(where: Where, night: Night, plan: Plan, names: Sequence[str]
     store, rules = where.store, duplicate_rules(night)
     groups = write_holdings(store, night, plan, rules, f"{night.folder}/holdings")
     writes, candidates = dict[str, str](), dict[str, list[Candidates]]({rule: [] for rule in rules})
-    queries, done = _write_queries(store, night, plan) if night.parts else {}, 0
+    queries, done = _write_queries(where, night, plan) if night.parts else {}, 0
     for number, part in enumerate(night.parts):
         block = Block(
             store=store,
@@ -246,18 +249,25 @@ def components(where: Where, night: Night, plan: Plan) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
+def _write_queries(where: Where, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
     """Turn the outputs into queries once for all workers; returns their keys by part and source."""
     keys: dict[str, dict[str, str]] = {}
     for number, source in enumerate(plan.sources):
-        fitted = read_fitted(store, night, plan, source)
-        for part, file in enumerate(plan.of(source)[1]):
-            queries = prepare(fitted, read_features(store, file), np)
-            _require_finite(source, "outputs of the night", queries.table.values, queries.dense)
-            key = query_key(night.folder, part, number)
+        named = {query_key(night.folder, part, number): file for part, file in enumerate(plan.of(source)[1])}
+        for key, file in named.items():
             keys.setdefault(file.part, {})[source] = key
-            store.write(key, save_tensors(queries_to_tensors(queries)))
+        on_device(where.workers, _write_source, (where.store, night, plan, source, named), what=f"queries of {source}")
     return keys
+
+
+def _write_source(device: str, queries: tuple[Store, Night, Plan, str, dict[str, FeatureFile]]) -> None:
+    """Write the queries of a source: those of each feature file under its key."""
+    store, night, plan, source, named = queries
+    fitted, xp = read_fitted(store, night, plan, source), namespace_of(device)
+    for key, file in named.items():
+        made = prepare(fitted, read_features(store, file, device), xp)
+        _require_finite(source, "outputs of the night", made.table.values, made.dense)
+        store.write(key, save_tensors(queries_to_tensors(made)))
 
 
 def query_key(folder: str, part: int, source: int) -> str:
@@ -275,16 +285,19 @@ def _read_queries(store: Store, keys: tuple[tuple[str, str, str], ...], device: 
 def _score_group(block: Block, group: int) -> dict[str, Scores]:
     groups = block.groups
     held = {rule: _held_by_shard(block, rule, group) for rule in groups.parties}
-    scored = [_score_shard(block, files) for files in groups.files[group]]
+    shards, begin = groups.files[group], partial(begin_reading, block.store, block.device)
+    # On a GPU files are read and copied there while the ones before them are scored.
+    with closing(ahead(begin, [file for files in shards for file in files], overlap=block.device != "cpu")) as rows:
+        scored = [_score_shard(block, files, rows) for files in shards]
     return {
         rule: reduce_scores(
-            zip(groups.first[group], scored, shards, strict=True),
+            zip(groups.first[group], scored, of_shards, strict=True),
             outputs=block.outputs,
             weights=block.weights,
             top=block.top,
             most=MOST_CANDIDATES,
         )
-        for rule, shards in held.items()
+        for rule, of_shards in held.items()
     }
 
 
@@ -297,15 +310,11 @@ def _held_by_shard(block: Block, rule: str, group: int) -> list[Held]:
     return [Held(row[start:end] - first, party[start:end], part[start:end], own[start:end]) for first, (start, end) in places]
 
 
-def _score_shard(block: Block, files: list[FeatureFile]) -> list[Array]:
-    """The scores of a shard by component, each `(q, n)`."""
+def _score_shard(block: Block, files: list[FeatureFile], rows: Iterator[Rows]) -> list[Array]:
+    """The scores of a shard by component, each `(q, n)`; `rows` are the features of its files."""
     keys = tuple((file.source, block.queries[file.source], block.comparisons[file.kind]) for file in files)
     queries = _read_queries(block.store, keys, block.device)
-    scores = [
-        component
-        for file in files
-        for component in score_rows(queries[file.source], read_features(block.store, file, block.device))
-    ]
+    scores = [component for file in files for component in score_rows(queries[file.source], next(rows))]
     _require_finite(", ".join(file.source for file in files), f"part {files[0].part}", *scores)
     if block.keep:
         tensors = {"scores": np.ascontiguousarray([to_numpy(component) for component in scores])}

@@ -85,7 +85,7 @@ def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
 
 def influence_method(settings: Settings) -> dict[str, Any]:
     """All that decides influence besides the data."""
-    influence = settings.influence
+    influence, precision = settings.influence, settings.features.precision
     comparisons(influence.method)  # raises for an unknown name
     return {
         "versions": VERSIONS,
@@ -95,6 +95,7 @@ def influence_method(settings: Settings) -> dict[str, Any]:
         "sample": influence.sample,
         "draws": influence.draws,
         "evidence": influence.evidence,
+        **({} if precision == "float32" else {"precision": precision}),  # nights without it keep their folders
     }
 
 

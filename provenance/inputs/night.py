@@ -111,6 +111,11 @@ class Night:
         """The contracts that were in force when the night was frozen."""
         return parse_contracts(self.contract.get("contracts", []), f"night of {self.day}")
 
+    @property
+    def precision(self) -> str:
+        """The type of weights and activations in passes: `float32`, or `bfloat16`."""
+        return str(self.method.get("precision", "float32"))
+
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""
         return pl.concat([store.read_table(part.key) for part in self.outputs])

@@ -27,8 +27,8 @@ class _Opened:
         kind: all that its checkpoints have in common.
     """
 
-    name: tuple[str, str, str, Path]
-    kind: tuple[str, str]
+    name: tuple[str, str, str, str, Path]
+    kind: tuple[str, str, str]
     adapter: Adapter
     module: torch.nn.Module
 
@@ -71,24 +71,34 @@ def checkpoint_named(model: Model, file: str) -> Checkpoint:
 
 
 def open_model(
-    store: Store, model: str, files: dict[str, str], checkpoint: str, *, cache: Path, device: str
+    store: Store, model: str, files: dict[str, str], checkpoint: str, *, cache: Path, device: str, precision: str = "float32"
 ) -> tuple[Adapter, torch.nn.Module]:
     """The adapter of a frozen model, and its module at a checkpoint.
+
+    Args:
+        precision: `bfloat16` rounds the weights; `float32` leaves them as the adapter makes them.
 
     A worker keeps the last module open until `close_models`, because the next shard mostly needs the same. Of models of one
     architecture on one base, another opens by loading its trained tensors into the open module.
     """
-    thread, name = threading.get_ident(), (model, checkpoint, device, cache)
+    thread, name = threading.get_ident(), (model, checkpoint, device, precision, cache)
     opened = _OPEN.pop(thread, None)  # `close_models` in another thread cannot remove it now
     if opened is None or opened.name != name:
         frozen = fetch_model(store, model, files, cache)
-        kind = frozen.architecture(), device
+        kind = frozen.architecture(), device, precision
         into = opened.module if frozen.base and opened and opened.kind == kind else None
         opened = None  # frees its memory before the next module is loaded
-        module = frozen.load(checkpoint_named(frozen, checkpoint), device=device, into=into)
+        module = frozen.load(checkpoint_named(frozen, checkpoint), device=device, dtype=dtype_of(precision), into=into)
         opened = _Opened(name, kind, frozen.adapter(), module)
     _OPEN[thread] = opened
     return opened.adapter, opened.module
+
+
+def dtype_of(precision: str) -> torch.dtype | None:
+    """The type that a precision asks of weights; None for the adapter's own."""
+    import torch
+
+    return None if precision == "float32" else getattr(torch, precision)
 
 
 def close_models() -> None:

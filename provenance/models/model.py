@@ -258,7 +258,7 @@ class Model:
         """The module with the weights of a checkpoint, in evaluation mode.
 
         Args:
-            dtype: of its parameters, by default as the adapter makes them; a checkpoint of another dtype is converted.
+            dtype: of its floating-point parameters, by default as the adapter makes them; other checkpoints are converted.
             into: a module of this architecture from an earlier call, to load only the checkpoint's tensors into.
 
         Raises:
@@ -271,7 +271,8 @@ class Model:
             module = into
         if dtype is not None:
             for weight in module.parameters():  # no buffers: positions would lose what makes them distinct
-                weight.data = weight.data.to(dtype)
+                if weight.is_floating_point():
+                    weight.data = weight.data.to(dtype)
         path = self.folder / checkpoint.file
         stored = _read_tensors(path)
         every, expected = module.state_dict(), tensors_of(module, trained_only=self.base is not None)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from provenance.core.arrays import namespace_of, to_numpy
 from provenance.core.store import Store
 from provenance.core.tables import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
-from provenance.core.where import Where
+from provenance.core.where import Where, on_device
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import read_influence, read_parties
 from provenance.influence.scores import party_influence, reweight_evidence
@@ -29,6 +30,7 @@ from provenance.royalty import estimate, fidelity
 from provenance.royalty import shares as rules
 from provenance.royalty.likelihoods import read_outcomes
 from provenance.royalty.opted_out import SHARES_APART, Withdrawn
+from provenance.royalty.outcomes import Outcomes
 from provenance.royalty.shares import BY_VALUE, RuleTable
 
 TABLES = {"rule_shares": RULE_SHARES, "evidence": EVIDENCE, "party_influence": PARTY_INFLUENCE}
@@ -66,15 +68,45 @@ def estimate_copies(where: Where, night: Night, rule: str, holdings: pl.DataFram
         return Estimated(parties, default, None, report)
     by_part = []
     for part in range(len(night.parts)):
-        sums = read_influence(store, night, rule, part).sums[:, :, paid].transpose(0, 2, 1)
-        by_part.append([estimate.project(models, sums) for models in (outcomes, aside)])
+        sums = read_influence(store, night, rule, part).sums[:, :, paid]
+        by_part.append(on_device(where.workers, _project, (outcomes, aside, sums), what="predictions by influence"))
     projected, projected_aside = (np.concatenate(parts, axis=2) for parts in zip(*by_part, strict=True))
-    fitted = estimate.fit(outcomes, projected)
+    fitted = on_device(where.workers, _fit, (outcomes, projected), what="fit of counterfactual models")
     weights = fitted.theta if fitted.theta.any() else default
     words = np.array([name.startswith(WORDS) for name in names])
     report = fidelity.report(fitted, projected, weights=weights, words=words, aside=aside, projected_aside=projected_aside)
     report["weights"] = "fitted" if fitted.theta.any() else "default"
     return Estimated(parties, weights, fitted, report)
+
+
+def _project(device: str, some: tuple[Outcomes, Outcomes, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions by the influence `(K, q, n)` of some outputs, for the models fitted on and for those set aside."""
+    outcomes, aside, influence = some
+    sums = namespace_of(device).asarray(influence.transpose(0, 2, 1))
+    return estimate.project(outcomes, sums), estimate.project(aside, sums)
+
+
+def _fit(device: str, night: tuple[Outcomes, np.ndarray]) -> estimate.Fitted:
+    """The fit of a night's outcomes, with the predictions by influence of their models."""
+    return estimate.fit(*night, namespace_of(device))
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some outputs to divide by a rule: their influence `(K, q, n)`, and their places among all outputs."""
+
+    fitted: estimate.Fitted
+    rule: estimate.Rule
+    drawn: estimate.Deviations
+    influence: np.ndarray
+    chosen: np.ndarray
+
+
+def _shares(device: str, some: _Some) -> estimate.Shares:
+    """The shares of some outputs, in host memory."""
+    influence = namespace_of(device).asarray(some.influence.transpose(0, 2, 1))
+    found = estimate.shares(some.fitted, some.rule, influence, some.chosen, some.drawn)
+    return estimate.Shares(to_numpy(found.share), to_numpy(found.low), to_numpy(found.high))
 
 
 def assigned_contracts(store: Store, night: Night) -> pl.DataFrame:
@@ -96,7 +128,7 @@ class Division:
         flat: weights of parties by count, by contract.
     """
 
-    store: Store
+    where: Where
     night: Night
     assigned: pl.DataFrame
     estimated: Mapping[str, Estimated]
@@ -104,9 +136,9 @@ class Division:
 
     def write(self) -> dict[str, str]:
         """Write the tables, one part of the outputs after another; returns the digests of their files."""
-        store, night, writes = self.store, self.night, dict[str, str]()
+        store, night, writes = self.where.store, self.night, dict[str, str]()
         opted_out = Withdrawn.of(store, night)
-        by_rule = [_Estimates.of(store, night, rule, estimated) for rule, estimated in self.estimated.items()]
+        by_rule = [_Estimates.of(self.where, night, rule, estimated) for rule, estimated in self.estimated.items()]
         for part in range(max(1, len(night.parts))):
             tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
             if night.parts:
@@ -123,7 +155,7 @@ class Division:
         self, part: int, tables: dict[str, list[pl.DataFrame]], by_rule: Sequence[_Estimates], opted_out: Withdrawn
     ) -> None:
         """Add the tables of a part of the outputs."""
-        ids = self.store.read_table(self.night.parts[part].key, columns=["output_id"])["output_id"]
+        ids = self.where.store.read_table(self.night.parts[part].key, columns=["output_id"])["output_id"]
         contract_of = dict(self.assigned.filter(pl.col("output_id").is_in(ids.implode())).iter_rows())
         for contract in self.night.contracts:
             outputs = [output for output in ids if contract_of[output] == contract.name]
@@ -146,7 +178,7 @@ class _Estimates:
         by_value: rules that need counterfactual models, with draws of their errors.
     """
 
-    store: Store
+    where: Where
     night: Night
     rule: str
     estimated: Estimated
@@ -155,19 +187,19 @@ class _Estimates:
     by_value: dict[str, tuple[estimate.Rule, estimate.Deviations]]
 
     @classmethod
-    def of(cls, store: Store, night: Night, rule: str, estimated: Estimated) -> _Estimates:
+    def of(cls, where: Where, night: Night, rule: str, estimated: Estimated) -> _Estimates:
         fitted, by_value = estimated.fitted, {}
         if fitted is not None:
             named = {name: estimate.rule_named(name, fitted) for name in BY_VALUE}
             by_value = {name: (value, estimate.deviations(fitted, value)) for name, value in named.items()}
-        evidence = read_written(store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
-        return cls(store, night, rule, estimated, [0, *accumulate(part.rows for part in night.parts)], evidence, by_value)
+        evidence = read_written(where.store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
+        return cls(where, night, rule, estimated, [0, *accumulate(part.rows for part in night.parts)], evidence, by_value)
 
     def add(self, part: int, chosen: np.ndarray, tables: dict[str, list[pl.DataFrame]], opted_out: Withdrawn) -> None:
         """Add the tables of some outputs of a part, by their places in it."""
         estimated, fitted = self.estimated, self.estimated.fitted
         paid = (estimated.parties["account"] != OPTED_OUT).to_numpy()
-        parties, influence = estimated.parties.filter(paid), read_influence(self.store, self.night, self.rule, part)
+        parties, influence = estimated.parties.filter(paid), read_influence(self.where.store, self.night, self.rule, part)
         ids = [influence.output_ids[at] for at in chosen]
         if self.evidence.height:
             shown = self.evidence.filter(pl.col("output_id").is_in(ids))
@@ -178,7 +210,8 @@ class _Estimates:
         ruled = [rules.from_components(by_component, ids, parties)]
         for name, (value, drawn) in self.by_value.items():
             assert fitted is not None
-            shares = estimate.shares(fitted, value, sums.transpose(0, 2, 1), self.first[part] + chosen, drawn)
+            some = _Some(fitted, value, drawn, sums, self.first[part] + chosen)
+            shares = on_device(self.where.workers, _shares, some, what=f"shares by {name}")
             ruled.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
         tables["rule_shares"] += [table.frame() for table in ruled]
         if opted_out.claims is not None:

@@ -30,7 +30,8 @@ influence of o's works by component k. There are M models, n owners, Q outputs, 
   the sum v_1 - v_0. `banzhaf` does the same at t = 1/2 alone.
 
 Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a
-block of outputs. The fit is small and stays in host memory; arrays over owners are NumPy or CuPy, as the influence is.
+block of outputs. Arrays over owners are NumPy or CuPy, as the influence is. The fit is in host memory; its factors and solves
+are computed in the array module that `fit` is given.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from types import ModuleType
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import nnls
 from scipy.special import logsumexp
 
 from provenance.core.arrays import Array, namespace, positive_shares, runs, to_numpy
+from provenance.core.solving import factor, solve, solve_lower
 from provenance.royalty.outcomes import Outcomes
 
 # Prior ratios of the own effects of all owners together to the noise of training.
@@ -166,34 +167,42 @@ def join(series: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.asarray(series[..., 1:] + scale * series[..., :1])
 
 
-def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
+def fit(outcomes: Outcomes, projected: np.ndarray, xp: ModuleType = np) -> Fitted:
     """Fit theta, tau, sigma and p by all outputs together.
 
     Args:
         outcomes: with p = 0.
         projected: `project` of all outputs, `(M, K, Q)`; K may be 0.
+        xp: the array module of factors and solves: NumPy, or CuPy on a GPU.
     """
     curve = fit_curve(outcomes)
     values = outcomes.value - curve.growth(outcomes.seen)
     # The noise of each output alone is its unit in the common series.
-    single = _fit(outcomes, curve, values, projected, np.zeros(0))
+    single = _fit(outcomes, curve, values, projected, np.zeros(0), xp)
     scale = (single.belief * single.noise).sum(axis=0)
     values, projected = split(values, scale), split(projected, scale)
     # Models of one stratum do not show how contrasts grow.
     powers = POWERS if len(curve.strata) > 1 else (0.0,)
-    fits = [_fit(replace(outcomes, power=power), curve, values, projected, scale) for power in powers]
+    fits = [_fit(replace(outcomes, power=power), curve, values, projected, scale, xp) for power in powers]
     return max(fits, key=lambda fitted: fitted.evidence)
 
 
-def _fit(outcomes: Outcomes, curve: Curve, values: np.ndarray, projected: np.ndarray, scale: np.ndarray) -> Fitted:
+def _fit(  # noqa: PLR0917
+    outcomes: Outcomes, curve: Curve, values: np.ndarray, projected: np.ndarray, scale: np.ndarray, xp: ModuleType
+) -> Fitted:
     """Fit with one p to some series: values of models minus growth, and their predictions by influence."""
     projected = projected * outcomes.growth[:, None, None]
     models, components, _ = projected.shape
-    factor = np.stack([cholesky(covariance(outcomes, outcomes, curve, tau) + np.eye(models), lower=True) for tau in TAUS])
-    white = np.stack([solve_triangular(by_tau, values, lower=True) for by_tau in factor])
-    flat = projected.reshape(models, -1)
-    whitened = np.stack([solve_triangular(by_tau, flat, lower=True).reshape(projected.shape) for by_tau in factor])
-    volume = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
+    between = np.stack([covariance(outcomes, outcomes, curve, tau) + np.eye(models) for tau in TAUS])
+    lower = factor(xp.asarray(between))
+
+    def whiten(rows: np.ndarray) -> np.ndarray:
+        return to_numpy(solve_lower(lower, xp.asarray(rows)))
+
+    white = whiten(values)
+    whitened = whiten(projected.reshape(models, -1)).reshape(len(TAUS), *projected.shape)
+    factors = to_numpy(lower)
+    volume = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     freedom, first = models - len(curve.strata), int(len(scale) > 0)
     frequency, theta = np.full((len(TAUS), values.shape[1]), 1 / len(TAUS)), np.zeros(components)
     for _ in range(ROUNDS):
@@ -205,8 +214,8 @@ def _fit(outcomes: Outcomes, curve: Curve, values: np.ndarray, projected: np.nda
         frequency[:, first:] = belief[:, first:].mean(axis=1, keepdims=True)
         theta = _non_negative(whitened, white, belief / variance, 1 / freedom)
     rest = values - np.einsum("mkq,k->mq", projected, theta)
-    variance = (np.stack([solve_triangular(by_tau, rest, lower=True) for by_tau in factor]) ** 2).sum(axis=1) / freedom + TINY
-    return Fitted(outcomes, curve, scale, theta, factor, belief, np.sqrt(variance), rest, float(evidence.sum()))
+    variance = (whiten(rest) ** 2).sum(axis=1) / freedom + TINY
+    return Fitted(outcomes, curve, scale, theta, factors, belief, np.sqrt(variance), rest, float(evidence.sum()))
 
 
 def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray, shrinkage: float) -> np.ndarray:
@@ -220,8 +229,8 @@ def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray, s
     scale = np.sqrt(np.diag(gram)) + TINY
     gram, target = gram / scale[:, None] / scale, target / scale
     equal = max(0.0, target.sum() / (gram.sum() + TINY))
-    root = cholesky(gram + shrinkage * np.eye(components), lower=True)
-    solution = nnls(root.T, solve_triangular(root, target + shrinkage * equal, lower=True))[0]
+    root = factor(gram, shrinkage)
+    solution = nnls(root.T, solve_lower(root, target + shrinkage * equal))[0]
     return np.where(used, solution / scale, 0.0)
 
 
@@ -300,10 +309,10 @@ def values(fitted: Fitted, rule: Rule, influence: Array, chosen: np.ndarray) -> 
 
 def _learnt(fitted: Fitted, rule: Rule, series: np.ndarray, xp: ModuleType) -> Array:
     """The effects of owners beyond influence that the models show, by tau: `(G, n, s)` for some series."""
-    effects = []
-    for tau, factor in zip(TAUS, fitted.factor, strict=True):
+    effects, rest = [], xp.asarray(fitted.rest[:, series])
+    for tau, lower in zip(TAUS, fitted.factor, strict=True):
         gain = _gain(fitted.outcomes, fitted.curve, tau, rule)
-        slope = xp.matmul(xp.asarray(gain.T), xp.asarray(cho_solve((factor, True), fitted.rest[:, series])))
+        slope = xp.matmul(xp.asarray(gain.T), solve(xp.asarray(lower), rest))
         effects.append(_contrast(slope, fitted.outcomes.size))
     return xp.stack(effects)
 
@@ -357,10 +366,10 @@ def _drawn(fitted: Fitted, rule: Rule, random: np.random.Generator, draws: int) 
     student = np.sqrt(fitted.freedom / random.chisquare(fitted.freedom, (draws, 1)))
     member = curve.member(outcomes.strata)
     errors = []
-    for tau, factor in zip(TAUS, fitted.factor, strict=True):
+    for tau, lower in zip(TAUS, fitted.factor, strict=True):
         own = np.einsum("st,tdo->sdo", np.linalg.cholesky(_between(curve, tau)), effects)
         seen = np.einsum("ms,sdo,mo->dm", member, own, outcomes.contrast, optimize=True) + noise
-        learnt = cho_solve((factor, True), seen.T).T @ _gain(outcomes, curve, tau, rule)
+        learnt = solve(lower, seen.T).T @ _gain(outcomes, curve, tau, rule)
         slope = np.einsum("s,sdo->do", rule.weight, own) - learnt + again
         errors.append(student * _contrast(slope.T, outcomes.size).T)
     return np.stack(errors)

@@ -68,7 +68,7 @@ def estimate(where: Where, folder: str) -> str:
     assigned = assigned_contracts(store, night)
     manifest: dict[str, Any] = {
         "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},
-        "writes": Division(store, night, assigned, estimated, flat).write(),
+        "writes": Division(where, night, assigned, estimated, flat).write(),
         "contracts": dict(assigned.select("output_id", "contract").iter_rows()),
         "copies": {
             rule: {"components": dict(zip(scores["components"], found.weights.tolist(), strict=True)), **found.report}

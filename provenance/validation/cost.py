@@ -229,14 +229,8 @@ def _royalty(setup: Setup) -> dict[str, Any]:
 
 def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
     """One case: fit, then shares with intervals, in the blocks of outputs of a night."""
-    draws = np.random.default_rng(owners)
     with threadpool_limits(limits=1):
-        size = draws.dirichlet(np.full(owners, 5.0))
-        inside = np.concatenate([_random_parts(draws, owners, 8), *(_random_parts(draws, owners, 2) for _ in range(28))])
-        effect = draws.standard_normal((owners, 1)) / np.sqrt(owners)
-        value = (inside @ size)[:, None] * 100 + (inside - (inside @ size)[:, None]) @ effect
-        value = value + 0.1 * draws.standard_normal((MODELS, outputs))
-        models = Outcomes(inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size, inside @ size)
+        models = made_up_models(owners, outputs, MODELS)
         blocks = [np.arange(start, min(start + PART_OUTPUTS, outputs)) for start in range(0, outputs, PART_OUTPUTS)]
 
         def influence(block: np.ndarray) -> np.ndarray:
@@ -254,6 +248,18 @@ def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
             numerics.shares(fitted, rule, influence(block), block, drawn)
         times["shares"] = clock() - start
     return {"owners": owners, "outputs": outputs, "models": MODELS, "components": COMPONENTS, **times}
+
+
+def made_up_models(owners: int, outputs: int, models: int) -> Outcomes:
+    """Random outcomes of counterfactual models: one partition in eight, the others in two."""
+    draws = np.random.default_rng(owners)
+    size = draws.dirichlet(np.full(owners, 5.0))
+    halves = (_random_parts(draws, owners, 2) for _ in range((models - 8) // 2))
+    inside = np.concatenate([_random_parts(draws, owners, 8), *halves])
+    effect = draws.standard_normal((owners, 1)) / np.sqrt(owners)
+    value = (inside @ size)[:, None] * 100 + (inside - (inside @ size)[:, None]) @ effect
+    value = value + 0.1 * draws.standard_normal((models, outputs))
+    return Outcomes(inside, np.arange(models), value, np.zeros(outputs), np.full(outputs, 100.0), size, inside @ size)
 
 
 def _random_parts(draws: np.random.Generator, owners: int, parts: int) -> np.ndarray:

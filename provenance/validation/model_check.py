@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace_of
+from provenance.core.arrays import pass_namespace
 from provenance.core.errors import ExampleError, InputError, ModelError
 from provenance.core.progress import PROGRESS
 from provenance.core.rows import Rows, encode
@@ -27,13 +27,15 @@ from provenance.core.store import Store
 from provenance.corpus.delivery import identities, read_corpus_folder
 from provenance.corpus.outputs import read_output_file
 from provenance.features.checks import check_following
-from provenance.features.featurise import TRANSIENT
 from provenance.features.gradients import gradient_features
+from provenance.features.night_check import require_precision
 from provenance.features.projection import Projection
 from provenance.features.report import Report
+from provenance.features.room import TRANSIENT
 from provenance.influence.agreement import seed_agreement
 from provenance.inputs.frozen import chosen_checkpoints
 from provenance.models.adapters.transformer import quiet
+from provenance.models.frozen import dtype_of
 from provenance.models.importing.importing import refusal
 from provenance.models.model import (
     Adapter,
@@ -117,7 +119,10 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
 
 def _check(model: Model, settings: Settings, corpus: Path | None, outputs: Path | None) -> Checked:
     adapter = model.adapter()
-    subject = _Subject(model, adapter, model.load(model.card.checkpoints[-1], device=settings.cluster.device), settings)
+    precision = settings.features.precision
+    require_precision(precision, on_base=model.base is not None)
+    last = model.load(model.card.checkpoints[-1], device=settings.cluster.device, dtype=dtype_of(precision))
+    subject = _Subject(model, adapter, last, settings)
     checked = Checked(
         _described(subject),
         {"known": model.card.training.model_dump(mode="json", exclude_none=True), "refused": refusal(model)},
@@ -208,7 +213,7 @@ def _losses(subject: _Subject, examples: Sequence[Example], checked: Checked) ->
     terms = getattr(with_prompts(adapter.collate, examples, "adapter"), "terms", None)
     unit, count = ("token", terms) if isinstance(terms, int) else ("example", len(examples))
     after = float(all_losses(adapter, subject.last, examples, batch_size=8).sum()) / count
-    first = model.load(model.card.checkpoints[0], device=subject.device)
+    first = model.load(model.card.checkpoints[0], device=subject.device, dtype=dtype_of(subject.settings.features.precision))
     before = float(all_losses(adapter, first, examples, batch_size=8).sum()) / count
     vocabulary = getattr(getattr(adapter, "config", None), "vocab_size", None)
     chance = math.log(vocabulary) if unit == "token" and isinstance(vocabulary, int) else None
@@ -228,7 +233,7 @@ def _losses(subject: _Subject, examples: Sequence[Example], checked: Checked) ->
 def _followed(subject: _Subject, examples: Sequence[Example], checked: Checked) -> Report | None:
     """How gradients are followed, held against autograd; None if they cannot be."""
     try:
-        report = check_following(subject.adapter, subject.last, examples, xp=namespace_of(subject.device), **subject.passes)
+        report = check_following(subject.adapter, subject.last, examples, xp=pass_namespace(subject.device), **subject.passes)
     except ModelError as error:
         checked.failed.append(str(error))
         return None

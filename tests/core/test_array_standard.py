@@ -1,7 +1,12 @@
-"""A whole attribution uses only the array standard: it runs with NumPy and with a strict stand-in for CuPy."""
+"""A whole attribution uses only the array standard: it runs with NumPy, with a strict stand-in for CuPy, and with torch.
 
+On a GPU passes are followed in torch and scores made in CuPy.
+"""
+
+import array_api_compat.torch
 import array_api_strict
 import numpy as np
+import pytest
 from samples import corpus_frames, outputs_frame
 
 from provenance.core.arrays import to_numpy
@@ -36,11 +41,12 @@ def run(folder, xp):
     return np.stack([to_numpy(component) for component in score(queries, stored)])
 
 
-def test_a_run_is_the_same_under_the_strict_standard(tiny_model):
-    plain, strict = run(tiny_model, np), run(tiny_model, array_api_strict)
+@pytest.mark.parametrize("xp", [array_api_strict, array_api_compat.torch])
+def test_a_run_is_the_same_in_every_library(tiny_model, xp):
+    plain, other = run(tiny_model, np), run(tiny_model, xp)
     assert plain.shape == (3, 8, 24)
-    for plain_part, strict_part in zip(plain, strict, strict=True):
-        assert np.allclose(plain_part, strict_part, rtol=1e-5, atol=1e-6 * np.abs(plain_part).max())
+    for plain_part, other_part in zip(plain, other, strict=True):
+        assert np.allclose(plain_part, other_part, rtol=1e-5, atol=1e-6 * np.abs(plain_part).max())
 
 
 def test_words_are_compared_alike_under_the_strict_standard():

@@ -2,7 +2,10 @@
 
 import json
 import weakref
+from dataclasses import replace
+from types import SimpleNamespace
 
+import array_api_compat.torch
 import array_api_strict
 import numpy as np
 import pytest
@@ -12,11 +15,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from provenance.core.errors import ModelError
+from provenance.features import room
 from provenance.features.checks import check_following
 from provenance.features.following import find_following
 from provenance.features.gradients import batched, gradient_features, without_gradient
 from provenance.features.projection import Projection
-from provenance.features.report import from_json, require_followed, to_json
+from provenance.features.report import ONE_BY_ONE, Arrangement, from_json, require_followed, to_json
+from provenance.features.sampled import sampled_features
 from provenance.features.tap import tapped
 from provenance.models.model import Example
 
@@ -445,12 +450,15 @@ def test_batches_fit_the_memory_and_change_only_rounding():
     assert np.allclose(few.dense, all_.dense, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("xp", [array_api_strict, array_api_compat.torch])
 @pytest.mark.parametrize("name", ["experts", "elementwise"])
-def test_checks_use_only_the_array_standard(name):
+def test_checks_use_only_the_array_standard(name, xp):
     network = NETWORKS[name]()
-    plain, strict = check(network), check(network, xp=array_api_strict)
-    assert strict.following == plain.following
-    assert strict.summary() == plain.summary()
+    plain, other = check(network), check(network, xp=xp)
+    assert other.following == plain.following
+    deviations = [report.summary().pop("largest_deviation") for report in (plain, other)]
+    assert deviations == pytest.approx([deviations[0]] * 2, abs=1e-6)
+    assert [layer.verdict for layer in other.layers] == [layer.verdict for layer in plain.layers]
 
 
 def test_weights_in_bfloat16_are_followed_in_float32():
@@ -460,3 +468,49 @@ def test_weights_in_bfloat16_are_followed_in_float32():
     assert 1e-5 < report.summary()["largest_deviation"] < 0.01
     rows = gradient_features(Tokens(network), network, EXAMPLES, projection=PROJECTION, checkpoint="c", batch_size=2)
     assert rows.dense.dtype == rows.sparse.values.dtype == np.float32
+
+
+def test_where_the_memory_of_a_gpu_was_measured_batches_fill_it_while_little_is_padding(monkeypatch):
+    network, asked = Small(), []
+
+    def peak(device, run):
+        asked.append(run())
+        return 3 * check_sizes[-1][1]
+
+    check_sizes = check(network).following.sizes
+    monkeypatch.setattr(room, "free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(room, "peak_bytes", peak)
+    device = SimpleNamespace(type="cuda")
+    found = room.measure_room(device, check_sizes[-1][1], lambda: "a pass")
+    assert asked == ["a pass"]
+    assert found == int(room.FILLED * 10**6 / 3)
+    monkeypatch.setattr(room, "peak_bytes", lambda device, run: 0)
+    assert room.measure_room(device, 100, list) == int(room.FILLED * 10**6 / room.TRANSIENT), "nobody counts"
+    assert check(network).following.room == 0, "a CPU is not measured"
+
+    plain = replace(check(network).following, sizes=((10, 100), (20, 200)))
+    measured = replace(plain, room=2000)
+    same = [Example(b"x" * 10)] * 30
+    assert [len(batch) for batch in batched(same, plain, 4, 10**6)] == [4] * 7 + [2]
+    assert [len(batch) for batch in batched(same, measured, 4, 10**6)] == [20, 10], "as many as fit"
+    assert [len(batch) for batch in batched(same, measured, 4, 500)] == [5] * 6, "the setting is a bound"
+    assert [len(batch) for batch in batched(same, measured, 4, None, peak=2)] == [10] * 3
+    mixed = [Example(b"x" * size) for size in (10, 10, 10, 10, 10, 10, 20, 20)]
+    assert [len(batch) for batch in batched(mixed, measured, 4)] == [6, 2], "no short ones beside long ones"
+    alone = replace(measured, arrangement=Arrangement(ONE_BY_ONE))
+    assert [len(batch) for batch in batched(same[:3], alone, 4)] == [1] * 3
+
+
+def test_full_memory_is_no_reason_to_try_examples_one_by_one():
+    class Full(Tokens):
+        def loss(self, module, ids):
+            if len(ids) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().loss(module, ids)
+
+    network = Small()
+    options = {"projection": PROJECTION, "checkpoint": "c", "batch_size": 4, "following": check(network).following}
+    with pytest.raises(torch.OutOfMemoryError):
+        gradient_features(Full(network), network, EXAMPLES, **options)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(sampled_features(Full(network), network, EXAMPLES, draws=1, **options))

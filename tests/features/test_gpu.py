@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from samples import corpus_frames, request_on
 
-from provenance.core.arrays import gpu_count, namespace_of, to_numpy
+from provenance.core.arrays import gpu_count, namespace_of, pass_namespace, to_numpy
 from provenance.core.rows import encode, move
+from provenance.features.checks import check_following
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
@@ -33,7 +35,7 @@ def features_on(device, folder):
 
 def test_features(tiny_model):
     cpu, cuda = features_on("cpu", tiny_model)[0], features_on("cuda", tiny_model)[0]
-    assert cuda.dense.__class__.__module__.startswith("cupy")
+    assert cuda.dense.is_cuda
     cuda = move(cuda, np)
     assert np.allclose(cuda.dense, cpu.dense, rtol=1e-3, atol=1e-4 * np.abs(cpu.dense).max())
     part, other = cpu.sparse, cuda.sparse
@@ -42,12 +44,32 @@ def test_features(tiny_model):
     assert np.allclose(other.values, part.values, rtol=1e-3, atol=1e-4 * np.abs(part.values).max())
 
 
-def test_codes_of_a_file(tiny_model):
-    cupy = namespace_of("cuda")
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_codes_of_a_file(tiny_model, library):
     rows = features_on("cpu", tiny_model)[0]
-    cpu, cuda = (encode(copy, dense_bits=8, sparse_bits=4) for copy in (rows, move(rows, cupy)))
+    moved = move(rows, namespace_of("cuda")) if library == "cupy" else features_on("cuda", tiny_model)[0]
+    cpu, cuda = (encode(copy, dense_bits=8, sparse_bits=4) for copy in (rows, moved))
     for name, array in cpu.items():
+        assert array.dtype == cuda[name].dtype
         assert np.abs(array.astype(np.int64) - cuda[name].astype(np.int64)).max(initial=0) <= 1, name
+
+
+def test_the_same_passes_have_the_same_bits(tiny_model):
+    first, second = (encode(features_on("cuda", tiny_model)[0], dense_bits=32, sparse_bits=32) for _ in range(2))
+    for name, array in first.items():
+        assert np.array_equal(array, second[name]), name
+
+
+def test_the_memory_of_passes_is_measured(tiny_model):
+    model = read_model(tiny_model)
+    checkpoint = model.card.checkpoints[1]
+    module, examples = model.load(checkpoint, device="cuda"), examples_in(corpus_frames()["examples"])[:8]
+    options = {"projection": PROJECTION, "checkpoint": checkpoint.file}
+    following = check_following(model.adapter(), module, examples, xp=pass_namespace("cuda"), **options).following
+    assert 0 < following.room < torch.cuda.mem_get_info()[1]
+    rows = gradient_features(model.adapter(), module, examples, following=following, batch_size=2, **options)
+    plain = gradient_features(model.adapter(), module, examples, batch_size=2, **options)
+    assert np.allclose(to_numpy(rows.dense), to_numpy(plain.dense), rtol=1e-3, atol=1e-4 * float(plain.dense.abs().max()))
 
 
 @pytest.mark.parametrize("cells", [2**28, 500])

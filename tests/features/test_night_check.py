@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from samples import request_on
+from scipy.stats import spearmanr
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ModelError, SettingsError
 from provenance.features import night_check
 from provenance.features.night_check import read_check
 from provenance.features.plan import coverage, load_plan
@@ -55,6 +57,13 @@ class Scaled(torch.nn.Linear):
 class Dropping(CausalLM):
     def loss(self, module, batch):
         module.lm_head.forward = lambda x: functional.linear(functional.dropout(x, 0.5, True), module.lm_head.weight)
+        return super().loss(module, batch)
+
+
+class Mixing(CausalLM):
+    def loss(self, module, batch):
+        head = module.lm_head.weight.float()
+        module.lm_head.forward = lambda x: functional.linear(x, head)
         return super().loss(module, batch)
 
 
@@ -151,3 +160,43 @@ def test_influence_that_is_not_finite_is_never_written(night_of, monkeypatch):
     with pytest.raises(ModelError, match=r"influence by step-.* of part .*: expected finite numbers, found NaN or infinite"):
         attribute(where, request)
     assert not (request.out / "scores.parquet").exists()
+
+
+def influences_of(where, request):
+    attribute(where, request)
+    return pl.read_parquet(request.out / "scores.parquet").sort("output_id", "example_id")["influence"].to_numpy()
+
+
+def test_passes_in_bfloat16_have_features_of_their_own_and_hardly_other_influences(night_of):
+    where, request = night_of()
+    expected = influences_of(where, request)
+    keys = {}
+    for precision in ("float32", "bfloat16"):
+        where, _ = night_of(precision=precision)
+        local, night = folder_night(where, replace(request, out=request.out.with_name(precision)))
+        plan(local, night.folder)
+        planned = load_plan(local.store, night.folder)
+        assert read_check(local.store, planned.check).dtype == precision
+        keys[precision] = {planned.check, *(file.key for file in planned.corpus)}
+    assert not keys["float32"] & keys["bfloat16"]
+    found = influences_of(where, replace(request, out=request.out.with_name("rounded")))
+    assert not np.array_equal(found, expected)
+    assert spearmanr(found, expected).statistic > 0.98
+
+
+def test_passes_that_cannot_be_rounded_are_refused(night_of):
+    where, night = folder_night(*night_of("Mixing", precision="bfloat16"))
+    with pytest.raises(SettingsError, match=r"features.precision: expected passes in bfloat16, found .*dtype"):
+        plan(where, night.folder)
+    night_check.require_precision("float32", on_base=True)
+    with pytest.raises(SettingsError, match="expected float32 for a model on a base, found bfloat16. Set dtype = 'bfloat16'"):
+        night_check.require_precision("bfloat16", on_base=True)
+
+
+def test_full_memory_ends_a_night_with_the_setting_to_change(night_of, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("provenance.features.featurise.gradient_features", full)
+    with pytest.raises(SettingsError, match=r"features.memory_gb: .* found CUDA out of memory.* Set it below 8"):
+        attribute(*night_of())

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import array_api_strict
 import numpy as np
 import pytest
 
+from provenance.core.arrays import gpu_count, namespace_of, to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, concatenate, no_tokens, some
+from provenance.core.rows import Rows, Sparse, concatenate, move, no_tokens, some
 from provenance.features.statistics import gather
 from provenance.features.words import word_features
 from provenance.influence import methods
@@ -102,6 +104,23 @@ def test_neither_other_outputs_nor_shards_change_an_influence():
     shards = [rows(size, seed) for size, seed in ((3, 7), (11, 8), (1, 9))]
     by_shard = np.concatenate([np.stack(score(queries, shard)) for shard in shards], axis=2)
     assert np.allclose(score(queries, concatenate(shards)), by_shard, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "device", ["strict", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no GPU")])]
+)
+def test_a_fit_and_its_queries_are_the_same_on_any_device(device, monkeypatch):
+    monkeypatch.setattr("provenance.influence.curvature.BLOCK", 4)  # several, and the last is not full
+    xp = array_api_strict if device == "strict" else namespace_of(device)
+    plain, other = (fit("curved", gather(CORPUS), SAMPLED, library) for library in (np, xp))
+    assert other.factors == pytest.approx(plain.factors, rel=1e-3)
+    for one, two in ((plain.dense, other.dense), (plain.landmarks, other.landmarks)):
+        assert isinstance(two.factor, np.ndarray)
+        assert two.damping == pytest.approx(one.damping, rel=1e-4)
+        assert np.allclose(one.factor, two.factor, rtol=1e-4, atol=1e-5)
+    influences = score(prepare(other, OUTPUTS, xp), move(CORPUS, xp))
+    for expected, component in zip(components(plain, OUTPUTS), influences, strict=True):
+        assert np.allclose(to_numpy(component), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_component_is_the_score_of_its_part_of_the_rows():

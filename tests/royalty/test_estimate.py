@@ -275,10 +275,13 @@ def test_shares_of_some_outputs_are_those_computed_with_all(models):
     "device", ["strict", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no GPU")])]
 )
 @pytest.mark.parametrize("rule", BY_VALUE)
-def test_shares_are_the_same_on_any_device(models, rule, device):
+def test_fit_and_shares_are_the_same_on_any_device(models, rule, device):
     outcomes, influence, fitted = models
     xp = array_api_strict if device == "strict" else namespace_of(device)
     moved = xp.asarray(influence)
+    again = estimate.fit(outcomes, estimate.project(outcomes, moved), xp)
+    for name in ("theta", "factor", "belief", "noise", "rest"):
+        assert np.allclose(getattr(again, name), getattr(fitted, name), rtol=1e-6, atol=1e-9)
     assert np.allclose(estimate.project(outcomes, moved), estimate.project(outcomes, influence))
     expected, computed = shares(fitted, rule, influence), shares(fitted, rule, moved)
     for name in ("share", "low", "high"):

@@ -13,7 +13,7 @@ from runs import BEGIN, END, TEXTS, lora, make_base, make_tokenizer, train
 from samples import lay_corpus_out, reword, table
 
 from provenance.core.settings import Settings
-from provenance.features.featurise import TRANSIENT
+from provenance.features.room import TRANSIENT
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.importing.importing import Request, import_run
 from provenance.validation import model_check
