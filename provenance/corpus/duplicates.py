@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from itertools import pairwise
 from typing import Protocol
@@ -84,7 +85,7 @@ class InMemory:
 
     def read_runs(self) -> Callable[[int], np.ndarray]:
         """Makes the runs of an example."""
-        return cache(lambda row: runs_of(self.contents[row], self.modalities[row], row))
+        return cache(lambda row: runs_of([self.contents[row]], self.modalities[row])[0])
 
 
 def bands_of(sketches: Sketches, group: int) -> np.ndarray:
@@ -214,7 +215,7 @@ def _links(
     similar = _similar_pairs(facts, searched, sketched, workers)
     # All others are originals that nothing is compared with.
     concerned = pl.Series(free) & (key.is_duplicated() | pl.Series(decided) | pl.Series(similar.concerned(facts.height)))
-    originals, copies, since = set[int](), dict[int, list[int]](), facts["since"]
+    originals, copies, since = set[int](), dict[int, list[int]](), facts["since"].to_list()
     first_of: dict[str, int] = {}
     for at in np.flatnonzero(concerned.to_numpy()).tolist():
         same = first_of.setdefault(key[at], at)
@@ -253,7 +254,7 @@ class _Similar:
 
 
 def _original(
-    similar: _Similar, at: int, originals: set[int], copies: dict[int, list[int]], since: pl.Series
+    similar: _Similar, at: int, originals: set[int], copies: dict[int, list[int]], since: Sequence[date | None]
 ) -> tuple[int, float] | None:
     """The original of an example and their similarity; None if it is no copy."""
     for candidate, alike in similar.before.get(at, ()):

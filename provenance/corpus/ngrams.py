@@ -12,7 +12,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 
 import numpy as np
@@ -103,7 +103,9 @@ def _index(store: Store, part: Part, known: _WordHashes) -> None:
     frame = read_part(store, part.sha256, "content", "modality")
     runs, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.uint32)]
     ascii_rows, texts = texts_in_ascii(frame["content"], frame["modality"])
-    groups = [(ascii_rows, RUNS["text"], *_hashes_in_ascii(texts, known))]
+    words_of = texts.str.extract_all(SIGNS_IN_ASCII)
+    each = known.of_all(words_of.explode().drop_nulls())
+    groups = [(ascii_rows, RUNS["text"], each, words_of.list.len().to_numpy())]
     others = frame.with_row_index("row")[np.setdiff1d(np.arange(frame.height), ascii_rows)]
     for (modality,), group in others.group_by("modality", maintain_order=True):
         words = [_words(content, str(modality)) for content in group["content"]]
@@ -113,19 +115,20 @@ def _index(store: Store, part: Part, known: _WordHashes) -> None:
         hashes, counts = _hashes(each, lengths, size)
         runs.append(hashes)
         rows.append(np.repeat(own.astype(np.uint32), counts))
-    table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).sort("run", "row")
-    new = pl.any_horizontal(pl.col("run", "row") != pl.col("run", "row").shift()).fill_null(value=True)
-    store.write_table(index_key(part), table.filter(new))
+    run, row = _in_order(np.concatenate(runs), np.concatenate(rows))
+    store.write_table(index_key(part), pl.DataFrame({"run": run, "row": row}))
 
 
-def _hashes_in_ascii(texts: pl.Series, known: _WordHashes) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of the words of texts, one after another, uint64; and the number of words of each."""
-    words = texts.str.extract_all(SIGNS_IN_ASCII)
-    each = words.explode().drop_nulls()
-    distinct = each.unique()
-    hashes = pl.Series([known[word] for word in distinct], dtype=pl.UInt64)
-    every = each.replace_strict(distinct, hashes, return_dtype=pl.UInt64)
-    return every.to_numpy().astype(np.uint64), words.list.len().to_numpy()
+def _in_order(runs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs and their rows, sorted by both; each pair once."""
+    # Few runs stand in several rows: to sort by runs, and then those few by rows, takes a fifth of a sort by both.
+    order = np.argsort(runs)
+    runs, rows = runs[order], rows[order]
+    equal = runs[1:] == runs[:-1]
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    rows[tied] = rows[tied][np.lexsort((rows[tied], runs[tied]))]
+    new = np.append(True, ~equal | (rows[1:] != rows[:-1]))[: len(runs)]
+    return runs[new], rows[new]
 
 
 def _words(content: bytes, modality: str) -> Sequence[bytes | str]:
@@ -164,6 +167,26 @@ class _WordHashes(dict[bytes | str, int]):
         data = word if isinstance(word, bytes) else word.encode(errors="surrogateescape")
         self[word] = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
         return self[word]
+
+    def of_all(self, words: pl.Series) -> np.ndarray:
+        """The hashes of many words, (n,) uint64: those of a text, one after another."""
+        codes = words.cast(self._kind).to_physical().to_numpy()
+        more = max(0, int(codes.max(initial=0)) + 1 - len(self._by_code))
+        self._by_code = np.append(self._by_code, np.zeros(more, dtype=np.uint64))
+        new = pl.DataFrame({"code": codes, "word": words}).filter(self._by_code[codes] == 0).unique("code")
+        self._by_code[new["code"]] = [self[word] for word in new["word"]]
+        hashes: np.ndarray = self._by_code[codes]
+        return hashes
+
+    @cached_property
+    def _kind(self) -> pl.Categorical:
+        """A type that numbers words."""
+        return pl.Categorical(pl.Categories.random())
+
+    @cached_property
+    def _by_code(self) -> np.ndarray:
+        """Hashes by such a number, uint64; 0 where none is known yet."""
+        return np.zeros(0, dtype=np.uint64)
 
 
 def _hashes(each: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

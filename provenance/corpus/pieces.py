@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
@@ -83,9 +84,9 @@ class Piece:
         """What is known of the examples: of those in leaves, in their order, and then of those held out."""
         return self.store.read_table(f"{self.folder}/facts.parquet")
 
-    def read_leaf(self, number: int) -> pl.DataFrame:
-        """The examples of a leaf."""
-        return self.store.read_table(f"{self.folder}/leaf-{number:03d}.parquet")
+    def read_leaf(self, number: int, *columns: str) -> pl.DataFrame:
+        """The examples of a leaf, or some of their columns."""
+        return self.store.read_table(f"{self.folder}/leaf-{number:03d}.parquet", columns=columns)
 
     def read_values(self) -> np.ndarray:
         """See `Sketched`; those of the last few pieces stay in memory."""
@@ -102,8 +103,9 @@ class Piece:
         for leaf, (first, end) in enumerate(pairwise(np.cumsum([0, *self.leaves]))):
             own = rows[(rows >= first) & (rows < end)] - first
             if len(own):
-                chosen = self.read_leaf(leaf).select("content", "modality")[own]
-                runs += [runs_of(content, modality) for content, modality in chosen.iter_rows()]
+                chosen = self.read_leaf(leaf, "content", "modality")[own]
+                for modality, alike in groupby(chosen.iter_rows(), key=itemgetter(1)):
+                    runs += runs_of([content for content, _ in alike], modality)
         head = np.concatenate([[len(rows)], rows, np.cumsum([0, *map(len, runs)])]).astype(np.uint64)
         self.store.write(f"{self.folder}/runs", np.concatenate([head, *runs]).tobytes())
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ class FrozenCorpus:
     rights: Part | None = None
     assertions: Part | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of the manifest."""
         return digest(self.manifest)

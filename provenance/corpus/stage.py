@@ -15,9 +15,9 @@ from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.ngrams import index_missing
 from provenance.corpus.ownership import since
 from provenance.corpus.pieces import read_pieces
-from provenance.corpus.rights.content_codes import code_missing
 from provenance.corpus.rights.licences import rights_of
 from provenance.corpus.rights.policy import read_policy
+from provenance.corpus.rights.signals.in_files import read_missing
 from provenance.corpus.rights.sources.lists import registry_in_force
 from provenance.corpus.rights.sources.registry import source_ids
 from provenance.corpus.shards import freeze_corpus, record_in_force
@@ -49,7 +49,7 @@ def ingest(where: Where) -> str:
             )
             record_in_force(store, frozen.digest, now)
     index_missing(where, frozen)
-    reserved = code_missing(where, frozen, now)
+    reserved = read_missing(where, frozen, now)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],

@@ -41,7 +41,7 @@ from provenance.core.where import Where
 from provenance.corpus.ngrams import FOLDER as NGRAMS
 from provenance.corpus.pieces import SCRATCH as SCRATCH_OF_INGEST
 from provenance.corpus.rights.content_codes import FOLDER as CODES
-from provenance.corpus.rights.content_codes import READ
+from provenance.corpus.rights.signals.in_files import READ
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
 from provenance.features.plan import fitted_key, load_plan
 from provenance.inputs.night import REMOVED, VERSIONS, Night, load_night

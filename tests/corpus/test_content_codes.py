@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from samples import corpus_frames
+from stages import run
 
 from provenance.core.tables import OPTOUTS
 from provenance.corpus import records
 from provenance.corpus.rights.clearance import copies_withheld
-from provenance.corpus.rights.content_codes import ALIKE, code_of, iscc_of, read_codes, same_contents
+from provenance.corpus.rights.content_codes import (
+    ALIKE,
+    FOLDER,
+    code_of,
+    codes_key,
+    iscc_of,
+    read_codes,
+    same_contents,
+)
 from provenance.corpus.rights.optouts import in_force
 from provenance.corpus.shards import corpus_in_force
 
@@ -123,7 +132,7 @@ def test_the_nearest_original_within_the_bound_is_found_and_no_other(originals, 
         assert name not in found or distances[found[name]] == least
 
 
-def test_an_opt_out_of_a_work_finds_its_re_encoded_copies(store, ingested, shown):
+def test_an_opt_out_of_a_work_finds_its_re_encoded_copies(store, ingested, doors, shown):
     frames = corpus_frames()
     contents = {
         "work-0-0": [saved(drawing(n)) for n in range(3)],
@@ -137,7 +146,7 @@ def test_an_opt_out_of_a_work_finds_its_re_encoded_copies(store, ingested, shown
     rest = frames["examples"].filter(~pl.col("work_id").is_in(list(contents))).with_columns(modality=pl.lit("text"))
     both = pl.concat([examples, rest]).with_columns(licence_spdx=pl.lit("MIT"))
     ingested(frames | {"examples": both})
-    assert read_codes(store, corpus_in_force(store))["unit"].unique().sort().to_list() == ["image", "text"]
+    assert not store.list(FOLDER), "nothing asks for codes before the first opt-out"
     now = datetime.now(UTC)
     row = {
         "recorded_at": now, "action": "optout", "work_id": "work-0-0", "owner_id": "owner-0", "choice": "paid",
@@ -145,8 +154,21 @@ def test_an_opt_out_of_a_work_finds_its_re_encoded_copies(store, ingested, shown
     }  # fmt: skip
     records.append(store, OPTOUTS, pl.DataFrame([row]), now=now)
     choices = in_force(records.read(store, OPTOUTS), now.date())
-    assert copies_withheld(store, corpus_in_force(store), choices).rows() == [("work-1-0", "work-0-0")]
+    corpus, copies = corpus_in_force(store), [("work-1-0", "work-0-0")]
+    assert copies_withheld(doors(), corpus, choices).rows() == copies
+    assert not store.list(FOLDER), "who only reads may have no right to write"
     assert shown("rights", "manifest", "--json")["left_out"]["works"] == 2
+    run("rights.manifest")
+    assert store.list(FOLDER) == sorted(codes_key(part) for part in corpus.shards)
+    kept = read_codes(doors(), [corpus])
+    assert kept["unit"].unique().sort().to_list() == ["image", "text"]
+    assert copies_withheld(doors(), corpus, choices).rows() == copies
+    for key in store.list(FOLDER)[1:]:  # of some shards there are codes, of others not
+        store.remove(key)
+    assert read_codes(doors(), [corpus]).sort("content_sha256").equals(kept.sort("content_sha256"))
     report = shown("rights", "explain", "work-1-0", "--json")
     assert "opt-out: a copy of work-0-0" in report["against_training"]
     assert [row["iscc"][:5] for row in report["source"]["codes"]] == ["ISCC:"] * 3
+    # A work that is no longer delivered has its copies all the same, by the corpus that had it.
+    ingested(frames | {"examples": both.filter(pl.col("work_id") != "work-0-0")})
+    assert copies_withheld(doors(), corpus_in_force(store), choices).rows() == copies

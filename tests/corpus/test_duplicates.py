@@ -136,7 +136,7 @@ def test_who_came_at_the_same_time_shares_by_stake_and_exactly():
 def all_pairs(examples):
     """Clusters by the exact similarity of every pair, for the test's oracle: examples in order, undated."""
     ids, contents = examples["example_id"].to_list(), examples["content"].to_list()
-    runs = [runs_of(content, "code") for content in contents]
+    runs = runs_of(contents, "code")
     originals, copies, links = [], {}, {}
     for at in range(len(ids)):
         similar = sorted((-jaccard(runs[other], runs[at]), other) for other in originals)

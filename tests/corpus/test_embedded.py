@@ -20,8 +20,7 @@ from samples import corpus_frames
 from provenance.core.checks import conform
 from provenance.core.tables import SIGNALS
 from provenance.corpus import records
-from provenance.corpus.rights import content_codes
-from provenance.corpus.rights.signals import embedded
+from provenance.corpus.rights.signals import embedded, in_files
 from provenance.corpus.rights.signals.verdicts import verdicts
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -374,7 +373,7 @@ def test_files_of_known_shards_are_read_again_by_a_reader_that_reads_more(store,
     monkeypatch.undo()
     ingested(frames)
     assert records.read(store, SIGNALS).is_empty()
-    for key in store.list(content_codes.READ):
+    for key in store.list(in_files.READ):
         store.remove(key)
     ingested(frames)
     assert records.read(store, SIGNALS)["kind"].unique().to_list() == ["iptc"]

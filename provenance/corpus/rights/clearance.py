@@ -20,7 +20,7 @@ from provenance.core.version import code_version
 from provenance.core.where import Where
 from provenance.corpus import records
 from provenance.corpus.ownership import open_on, since
-from provenance.corpus.rights.content_codes import read_codes, same_contents
+from provenance.corpus.rights.content_codes import keep_codes, read_codes, same_contents
 from provenance.corpus.rights.manifest import Manifest, cleared_manifest, contents, read_manifest
 from provenance.corpus.rights.optout_records import read_optouts
 from provenance.corpus.rights.optouts import in_force
@@ -151,7 +151,7 @@ def make_manifest(where: Where, *, use: str, day: date, corpus: FrozenCorpus | N
     signalled = _verdicts(where, places.to_list(), use, day)
     optouts = in_force(read_optouts(store), day)
     disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
-    copied = copies_withheld(store, frozen, optouts)
+    copied = copies_withheld(where, frozen, optouts)
     terms = _for_use(read_rights(store, frozen), policy, use)
     clearance = clear(examples, terms, optouts, signalled, use, disputes=disputes, copied=copied)
     facts: dict[str, Any] = {
@@ -166,7 +166,13 @@ def make_manifest(where: Where, *, use: str, day: date, corpus: FrozenCorpus | N
 
 
 def write_manifest(where: Where, *, use: str, day: date) -> tuple[str, Manifest, pl.DataFrame]:
-    """Write the manifest of the corpus in force, unless it exists; returns its key, itself and the clearance."""
+    """Write the manifest of the corpus in force, unless it exists; returns its key, itself and the clearance.
+
+    Keeps the codes by which copies are found, from the first opt-out on.
+    """
+    corpus = corpus_in_force(where.store)
+    if not in_force(read_optouts(where.store), day).is_empty():
+        keep_codes(where, [corpus, *_others(where.store, corpus)])
     manifest, clearance = make_manifest(where, use=use, day=day)
     data = manifest.as_bytes()
     key = f"{records.ROOT}/manifests/{use}/day={day}/{sha256(data)[:32]}.json"
@@ -222,24 +228,29 @@ def check_manifest(where: Where, data: bytes, file: str) -> Manifest:
     return manifest
 
 
-def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
+def copies_withheld(where: Where, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
     """Whole copies of works that owners opted out of, in this or any stored corpus, as `work_id, original`.
 
     Contents are the same by their bytes, or by their ISCC (`content_codes`): a picture that was saved again is a copy.
     """
     if optouts.is_empty():
         return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
+    store = where.store
     opted_out = pl.col("work_id").is_in(optouts["work_id"].unique().implode())
-    examples = _dated(store, corpus)
-    others = [load_frozen(store, name) for name in corpora(store) if name != corpus.digest]
+    examples, others = _dated(store, corpus), _others(store, corpus)
     originals = pl.concat([dated.filter(opted_out) for dated in (examples, *(_dated(store, other) for other in others))])
-    codes = read_codes(store, corpus)
     theirs = pl.col("content_sha256").is_in(originals["content_sha256"].unique().implode())
-    coded = pl.concat([read_codes(store, part).filter(theirs) for part in (corpus, *others)]).unique("content_sha256")
+    codes = read_codes(where, [corpus])
+    coded = pl.concat([codes, read_codes(where, others)]).filter(theirs).unique("content_sha256", keep="first")
     same = same_contents(codes, coded)
     if same:
         examples = examples.with_columns(pl.col("content_sha256").replace(same))
     return copies(examples, originals)
+
+
+def _others(store: Store, corpus: FrozenCorpus) -> list[FrozenCorpus]:
+    """The other stored corpora."""
+    return [load_frozen(store, name) for name in corpora(store) if name != corpus.digest]
 
 
 def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:

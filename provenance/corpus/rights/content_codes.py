@@ -1,36 +1,30 @@
 """ISCC codes of contents (ISO 24138), so that an opt-out of a work finds its re-encoded copies.
 
     frozen/codes/<version>/<SHA-256 of a shard>.parquet     `content_sha256, unit, code`: the codes of its contents
-    frozen/read/<version>/<SHA-256 of a shard>.json         its files were read for signals, by this version of the reader
 
 A code is an ISCC content unit of 256 bits: of pixels for images, of letters for text and code. Other contents have the data
 unit, of their bytes. Of two contents of one unit, fewer different bits mean more alike; unrelated ones differ in about half.
 An image that was scaled, or saved again as JPEG, WebP or GIF, differs in up to 16 of 256 bits, letters of one typeface in 30 or
 more (`tests/corpus/test_content_codes.py`); a text in another encoding, with other blanks or letter case, differs in none.
 
-Ingesting a corpus makes the codes of new shards, and records the signals in their files (`signals.embedded`).
+Codes are made once there is an opt-out to ask for: until then nothing would read them, and they cost more than anything else
+that an ingest does with a text. The stage that clears works keeps them (`keep_codes`); who only reads makes what is missing.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
 
 from provenance.core.store import Store
-from provenance.core.tables import SIGNALS
 from provenance.core.where import Where, batched
-from provenance.corpus import records
-from provenance.corpus.rights.signals import embedded
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
 FOLDER = "frozen/codes/1"
-# Raised with what `signals.embedded` reads, so that an ingest reads the files of known shards again.
-READ = "frozen/read/2"
 BITS = 256
 # Contents of one unit with at most so many different bits are copies.
 ALIKE = 16
@@ -51,31 +45,44 @@ def codes_key(part: Part) -> str:
     return f"{FOLDER}/{part.sha256}.parquet"
 
 
-def read_key(part: Part) -> str:
-    """The key of the mark that a shard's files were read for signals."""
-    return f"{READ}/{part.sha256}.json"
+def keep_codes(where: Where, corpora: Iterable[FrozenCorpus]) -> None:
+    """Make the codes of the shards that have none, on the workers, and keep them."""
+    _, missing = _sorted_out(where.store, corpora)
+    for _ in where.workers.map(_keep, where.store, list(batched(missing, TASK)), what="codes of contents"):
+        pass
 
 
-def code_missing(where: Where, corpus: FrozenCorpus, now: datetime) -> int:
-    """Make the codes of the shards that have none, on the workers, and record the signals in files that were not read yet.
-
-    Args:
-        now: recorded time of the signals.
-
-    Returns:
-        The number of signals recorded.
-    """
-    present = {*where.store.list(FOLDER), *where.store.list(READ)}
-    missing = [part for part in corpus.shards if not {codes_key(part), read_key(part)} <= present]
-    batches = list(batched(missing, TASK))
-    return sum(where.workers.map(_read_shards, (where.store, now), batches, what="codes of contents")) if missing else 0
+def read_codes(where: Where, corpora: Iterable[FrozenCorpus]) -> pl.DataFrame:
+    """The codes of the contents of corpora: `content_sha256, unit, code`; those that are not kept are made on the workers."""
+    kept, missing = _sorted_out(where.store, corpora)
+    tables = [pl.DataFrame(schema=SCHEMA), *(where.store.read_table(codes_key(part)) for part in kept)]
+    if missing:
+        tables += where.workers.map(_make, where.store, missing, what="codes of contents")
+    return pl.concat(tables).unique("content_sha256", keep="first")
 
 
-def read_codes(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
-    """The codes of a corpus's contents: `content_sha256, unit, code`; of shards of before there are none."""
+def _sorted_out(store: Store, corpora: Iterable[FrozenCorpus]) -> tuple[list[Part], list[Part]]:
+    """The shards of corpora whose codes are kept, and those without."""
     present = set(store.list(FOLDER))
-    keys = [codes_key(part) for part in corpus.shards if codes_key(part) in present]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *map(store.read_table, keys)]).unique("content_sha256")
+    shards = {part.sha256: part for corpus in corpora for part in corpus.shards}.values()
+    return [p for p in shards if codes_key(p) in present], [p for p in shards if codes_key(p) not in present]
+
+
+def _keep(store: Store, parts: Sequence[Part]) -> None:
+    for part in parts:
+        store.write_table(codes_key(part), _make(store, part))
+
+
+def _make(store: Store, part: Part) -> pl.DataFrame:
+    """The codes of a shard's contents."""
+    contents = read_part(store, part.sha256, "content", "modality", "content_sha256")
+    return codes_of(contents.unique("content_sha256", keep="first", maintain_order=True))
+
+
+def codes_of(contents: pl.DataFrame) -> pl.DataFrame:
+    """The codes of some contents, `content, modality, content_sha256`, as far as they have one."""
+    coded = ((sha, code_of(content, modality)) for content, modality, sha in contents.iter_rows())
+    return pl.DataFrame([(sha, *code) for sha, code in coded if code is not None], schema=SCHEMA, orient="row")
 
 
 def code_of(content: bytes, modality: str) -> tuple[str, bytes] | None:
@@ -124,27 +131,6 @@ def same_contents(codes: pl.DataFrame, originals: pl.DataFrame) -> dict[str, str
                 if alike
             }
     return found
-
-
-def _read_shards(shared: tuple[Store, datetime], parts: Sequence[Part]) -> int:
-    return sum(_read_shard(shared, part) for part in parts)
-
-
-def _read_shard(shared: tuple[Store, datetime], part: Part) -> int:
-    store, now = shared
-    frame = read_part(store, part.sha256, "content", "modality", "content_sha256").unique("content_sha256", maintain_order=True)
-    if not store.exists(codes_key(part)):
-        coded = ((sha, code_of(content, modality)) for content, modality, sha in frame.iter_rows())
-        codes = [(sha, *code) for sha, code in coded if code is not None]
-        store.write_table(codes_key(part), pl.DataFrame(codes, schema=SCHEMA, orient="row"))
-    if store.exists(read_key(part)):
-        return 0
-    signals = [fields for content, _, sha in frame.iter_rows() for fields in embedded.parse(content, sha, now=now)]
-    if signals:
-        records.append(store, SIGNALS, pl.DataFrame(signals, schema=SIGNALS.schema), now=now)
-    # Last, so that a shard is read again if its signals were not recorded.
-    store.write(read_key(part), b"{}\n")
-    return len(signals)
 
 
 def _words(codes: pl.Series) -> np.ndarray:

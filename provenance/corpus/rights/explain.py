@@ -21,7 +21,7 @@ from provenance.corpus import records
 from provenance.corpus.delivery import read_delivered
 from provenance.corpus.ownership import ownership
 from provenance.corpus.rights.clearance import TRAIN, copies_withheld, is_copy_of
-from provenance.corpus.rights.content_codes import iscc_of, read_codes
+from provenance.corpus.rights.content_codes import codes_of, iscc_of
 from provenance.corpus.rights.licences import terms_of, weigh
 from provenance.corpus.rights.optouts import OPTOUT, in_force
 from provenance.corpus.rights.policy import CLASSES, USES, RightsPolicy, read_policy
@@ -46,7 +46,7 @@ class Subject:
         days: the age up to which a signal's permission counts.
     """
 
-    store: Store
+    where: Where
     corpus: FrozenCorpus
     policy: RightsPolicy
     work_id: str
@@ -55,6 +55,11 @@ class Subject:
     examples: pl.DataFrame
     assertions: tuple[Mapping[str, Any], ...]
     days: int
+
+    @property
+    def store(self) -> Store:
+        """The store of the corpus."""
+        return self.where.store
 
     @property
     def end(self) -> datetime:
@@ -93,7 +98,7 @@ def explain(where: Where, work_id: str, day: date) -> dict[str, Any]:
         hint = did_you_mean(work_id, rights["work_id"].to_list()) or LIST_WORKS
         raise ContractError(f"work {work_id!r}", expected="a work of the corpus in force", found="none of that name", hint=hint)
     subject = Subject(
-        store, corpus, read_policy(settings.rights.policy), work_id, day, judged.row(0, named=True),
+        where, corpus, read_policy(settings.rights.policy), work_id, day, judged.row(0, named=True),
         _examples(store, corpus, settings.corpus.folder, work_id),
         tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)), settings.signals.days,
     )  # fmt: skip
@@ -112,7 +117,7 @@ def _against(subject: Subject, sections: Mapping[str, Any]) -> list[str]:
     refused = sections["terms"]["uses"]["train"]
     against = [] if refused == "allowed" else [f"terms: {refused}"]
     against += [f"opt-out of {row['owner_id']} ({row['choice']})" for row in sections["optouts"] if row["counts"]]
-    copied = copies_withheld(subject.store, subject.corpus, subject.choices)
+    copied = copies_withheld(subject.where, subject.corpus, subject.choices)
     against += [is_copy_of(original) for original in copied.filter(pl.col("work_id") == subject.work_id)["original"]]
     against += [f"dispute: {row['owner_id']} says that it is theirs" for row in sections["claims"]["disputes"]]
     if TRAIN not in subject.examples["split"]:
@@ -193,10 +198,13 @@ def source_section(subject: Subject) -> dict[str, Any]:
 
 
 def _codes(subject: Subject) -> list[dict[str, str]]:
-    """Digest and ISCC of the work's contents, as far as they have one."""
-    codes = read_codes(subject.store, subject.corpus).filter(pl.col("content_sha256").is_in(_digests(subject)))
-    rows = codes.sort("content_sha256").iter_rows()
-    return [{"content_sha256": digest, "iscc": iscc_of(unit, code)} for digest, unit, code in rows]
+    """Digest and ISCC of the work's contents that models are trained on, as far as they have one."""
+    rows = (read_examples(subject.store, subject.corpus, "work_id")["work_id"] == subject.work_id).arg_true().to_list()
+    if not rows:
+        return []
+    contents = read_examples(subject.store, subject.corpus, "content", "modality", "content_sha256", rows=rows)
+    codes = codes_of(contents.unique("content_sha256")).sort("content_sha256")
+    return [{"content_sha256": digest, "iscc": iscc_of(unit, code)} for digest, unit, code in codes.iter_rows()]
 
 
 def terms_section(subject: Subject) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def rights_of(examples: pl.DataFrame, assertions: pl.DataFrame, policy: RightsPo
         else examples.select("work_id", source_id=pl.lit(None, pl.String)).unique()
     )
     asserted = join_assertions(examples, assertions)
-    terms = terms_of(asserted["licence"], policy)
+    terms = terms_of(asserted["licence"].unique(), policy)
 
     def judged(groups: Iterable[tuple[Any, list[dict[str, Any]]]], name: str, dtype: Any) -> pl.DataFrame:
         """What follows from groups of assertions, by their name."""

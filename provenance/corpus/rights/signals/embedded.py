@@ -94,6 +94,7 @@ _BRANDS = {
     b"qt  ": "video/quicktime",
     b"M4A ": "audio/mp4",
 }
+_MARKS = {**_IMAGES, **_OTHERS}
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/avi"}
 
 
@@ -120,10 +121,16 @@ def media_type(content: bytes) -> str:
         return _BRANDS.get(content[8:12], "video/mp4")
     if content[:4] == b"RIFF":
         return _RIFF.get(content[8:12], "")
-    begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if begin.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in begin and b"<html" not in begin.lower():
+    begin = content[:4096]
+    if b"<svg" in begin and _begins_svg(begin.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return "image/svg+xml"
-    return next((kind for mark, kind in {**_IMAGES, **_OTHERS}.items() if content.startswith(mark)), "")
+    if not content.startswith(tuple(_MARKS)):
+        return ""
+    return next(kind for mark, kind in _MARKS.items() if content.startswith(mark))
+
+
+def _begins_svg(begin: bytes) -> bool:
+    return begin.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<html" not in begin.lower()
 
 
 # Content Credentials
@@ -330,7 +337,7 @@ def _scanned(data: bytes) -> Iterator[bytes]:
 def _readings(content: bytes, kind: str) -> Iterator[bytes]:
     """Yield the bytes in which packets may stand: of the file, without NULs as UTF-16 and UTF-32 have them, and unpacked."""
     yield content
-    if any(mark in content for mark in _WIDE) or b"\0R\0\0\0D" in content:
+    if b"\0" in content and (any(mark in content for mark in _WIDE) or b"\0R\0\0\0D" in content):
         yield content.replace(b"\0", b"").decode("latin-1").encode()
     if kind == "image/jpeg":
         parts: dict[bytes, dict[int, bytes]] = {}
