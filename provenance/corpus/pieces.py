@@ -35,7 +35,8 @@ from provenance.corpus.delivery import (
     with_tables,
 )
 from provenance.corpus.duplicates import BANDS_AT_ONCE, GROUPS, bands_of
-from provenance.corpus.shards import ORDER, with_tokens
+from provenance.corpus.layout import ORDER, labels, marks
+from provenance.corpus.shards import with_tokens
 from provenance.corpus.sketches import PERMUTATIONS, runs_of, sketch
 
 SCRATCH = "scratch/ingest"
@@ -128,9 +129,9 @@ def _runs(store: Store, folder: str) -> Callable[[int], np.ndarray]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbours in the order of shards, as rows `first` to `end` of leaves: `piece, leaf, first, end`."""
+    """Some examples, as rows of leaves: `piece, leaf, rows`."""
 
-    places: tuple[tuple[int, int, int, int], ...]
+    places: tuple[tuple[int, int, np.ndarray], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,20 +156,15 @@ class Leaves:
         return np.cumsum([0, *(rows for piece in self.pieces for rows in piece.leaves)])
 
     def stretch(self, places: np.ndarray) -> Stretch:
-        """The stretch of some examples, by their places in all leaves, one after another."""
+        """Where some examples lie, by their places in all leaves, one after another."""
         names, starts, places = self.names, self.starts, np.sort(places)
         of = np.searchsorted(starts, places, side="right") - 1
         cuts = np.flatnonzero(np.diff(of, prepend=-1, append=len(names)))
-        return Stretch(
-            tuple(
-                (*names[of[a]], int(places[a] - starts[of[a]]), int(places[b - 1] - starts[of[a]]) + 1)
-                for a, b in pairwise(cuts)
-            )
-        )
+        return Stretch(tuple((*names[of[a]], places[a:b] - starts[of[a]]) for a, b in pairwise(cuts)))
 
     def read(self, stretch: Stretch) -> pl.DataFrame:
         """The examples of a stretch, in the order of shards, with all columns of the corpus."""
-        frames = [self.pieces[piece].read_leaf(leaf)[first:end] for piece, leaf, first, end in stretch.places]
+        frames = [self.pieces[piece].read_leaf(leaf)[rows] for piece, leaf, rows in stretch.places]
         return pl.concat([self.columns, *frames], how="diagonal_relaxed").sort(*ORDER, nulls_last=True)
 
 
@@ -184,8 +180,8 @@ def _columns(pieces: Sequence[Piece]) -> pl.DataFrame:
 def read_pieces(where: Where, folder: str) -> Iterator[Corpus]:
     """Read and check a delivery as `delivery.read_corpus` does, on the workers; its contents can be read meanwhile.
 
-    Examples have no contents and prompts, but `identity` (`delivery.identities`), `bytes`, `runs` (`Sketches.runs`) and, unless
-    they are held out, `place` among all leaves, one after another.
+    Examples have no contents and prompts, but `identity` (`delivery.identities`), `mark` and `labels` (`corpus.layout`),
+    `bytes`, `runs` (`Sketches.runs`) and, unless they are held out, `place` among all leaves, one after another.
     """
     store, scratch = where.store, f"{SCRATCH}/{uuid.uuid4().hex}"
     try:
@@ -224,7 +220,8 @@ def _check(shared: tuple[Store, str, str], own: Slice) -> Piece:
     with rows_from(own.first):
         frame = check_rows(with_stated(store, store.read_rows(own.key, own.first, own.rows), own.key, root, EXAMPLES), file)
     frame = frame.with_row_index("row").sort(~IN_TRAINING, *ORDER, nulls_last=True)
-    train = with_tokens(frame.filter(IN_TRAINING).drop("row"))
+    plain = frame.drop("row")
+    train = with_tokens(plain.filter(IN_TRAINING))
     sketches = sketch(train["content"].to_list(), train["modality"].to_list())
     store.write(f"{folder}/values", sketches.values.tobytes())
     for group in range(GROUPS):
@@ -237,6 +234,8 @@ def _check(shared: tuple[Store, str, str], own: Slice) -> Piece:
         frame["row"].cast(pl.Int64),
         runs,
         pl.Series("identity", identities(frame), dtype=pl.String),
+        marks(plain),
+        labels(plain),
         frame["content"].bin.size().cast(pl.Int64).alias("bytes"),
         piece=pl.lit(own.number),
     )
