@@ -5,8 +5,8 @@
 Ingests a made-up corpus of a hundred owners, and then, each on top of it, deliveries that differ by one per cent of the
 examples: works of one owner, whose ids stand together, or works anywhere. Prints JSON: the part of examples that lie in shards
 whose contents the corpus in force did not have. A feature file is named by the contents of its shard, so these are the examples
-whose features the next night computes (`pytest tests/features/test_growth.py` holds it against real nights). Then one per cent
-is new each night, anywhere, and what that costs together; and after these nights an owner withdraws.
+whose features the next night computes (`pytest tests/features/test_growth.py` holds it against real nights). Then some are new
+each night, anywhere: what that costs together, and how large the shards are in the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -98,7 +98,7 @@ def of_works(each: int, asked: argparse.Namespace) -> dict[str, object]:
         works = [(at % OWNERS, at, "") for at in range(count)]
         anywhere = set(np.random.default_rng(1).permutation(count)[:some].tolist())
         new = [(at % OWNERS, at, "") for at in range(count, count + some)]
-        first, _ = bench.ingest(works)
+        bench.ingest(works)
         report: dict[str, object] = {
             "the same again": bench.beside(works[::-1]),
             "new, of one owner": bench.beside([*works, *((OWNERS // 2, number, "") for _, number, _ in new)]),
@@ -108,23 +108,33 @@ def of_works(each: int, asked: argparse.Namespace) -> dict[str, object]:
             "withdrawn, one work": bench.beside(works[1:]),
             "withdrawn, anywhere": bench.beside([work for work in works if work[1] not in anywhere]),
         }
-        parts, examples = [], 0.0
-        corpus = first
-        for night in range(asked.nights):
-            works += [(at % OWNERS, at, "") for at in range(count + night * some, count + (night + 1) * some)]
-            corpus, part = bench.ingest(works)
-            parts.append(part)
-            examples += part * corpus.examples
-        sizes = sorted(part.rows for part in corpus.shards)
-        report["nights"] = {
-            "number": asked.nights,
-            "computed for each new example": round(examples / (corpus.examples - first.examples), 3),
-            "most computed in a night": round(max(parts, default=0), 4),
-            "shards, first and last": [len(first.shards), len(corpus.shards)],
-            "smallest shards": sizes[:3],
-            "an owner withdraws then": bench.beside([work for work in works if work[0] != OWNERS // 2]),
-        }
+        start = bench.where.store.read(CURRENT)
+        report["one per cent each night"], after = of_nights(bench, works, asked.nights, some)
+        report["an owner withdraws after these"] = bench.beside([work for work in after if work[0] != OWNERS // 2])
+        bench.where.store.write(CURRENT, start)
+        report["a few works each night"], _ = of_nights(bench, works, asked.nights, max(1, some // 20))
         return report
+
+
+def of_nights(bench: Bench, works: Sequence[Work], nights: int, some: int) -> tuple[dict[str, object], list[Work]]:
+    """What nights cost that bring some works each, anywhere, and the works after them."""
+    first = corpus = corpus_in_force(bench.where.store)
+    parts, computed, now = [], 0.0, list(works)
+    for _ in range(nights):
+        now += [(at % OWNERS, at, "") for at in range(len(now), len(now) + some)]
+        corpus, part = bench.ingest(now)
+        parts.append(part)
+        computed += part * corpus.examples
+    sizes = sorted(part.rows for part in corpus.shards)
+    report: dict[str, object] = {
+        "nights": nights,
+        "new examples each": some * bench.each,
+        "computed for each new example": round(computed / max(1, corpus.examples - first.examples), 2),
+        "computed in a night, mean and most": [round(sum(parts) / max(1, nights), 4), round(max(parts, default=0), 4)],
+        "shards before and after": [len(first.shards), len(corpus.shards)],
+        "smallest shards": sizes[:2],
+    }
+    return report, now
 
 
 if __name__ == "__main__":

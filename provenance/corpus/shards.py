@@ -178,13 +178,13 @@ def _stretches(
 ) -> Iterator[tuple[Stretch, list[np.ndarray]]]:
     """Neighbouring shards to freeze together: where their examples lie, and the rows of each shard among these, in order."""
     places, sizes = ordered["place"].to_numpy(), ordered["bytes"].to_numpy()
-    some: list[np.ndarray] = []
-    for number, rows in enumerate(shards, 1):
-        some.append(rows)
-        together = np.sort(np.concatenate(some))
-        if len(together) >= STRETCH_ROWS or sizes[together].sum() >= STRETCH_BYTES or number == len(shards):
-            yield leaves.stretch(places[together]), [np.searchsorted(together, rows) for rows in some]
-            some = []
+    start, count, size = 0, 0, 0
+    for end, rows in enumerate(shards, 1):
+        count, size = count + len(rows), size + int(sizes[rows].sum())
+        if count >= STRETCH_ROWS or size >= STRETCH_BYTES or end == len(shards):
+            together = np.sort(np.concatenate(shards[start:end]))
+            yield leaves.stretch(places[together]), [np.searchsorted(together, rows) for rows in shards[start:end]]
+            start, count, size = end, 0, 0
 
 
 def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, list[np.ndarray]]) -> list[Part]:

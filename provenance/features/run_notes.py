@@ -25,8 +25,10 @@ class RunNote:
         at: end of the run, ISO 8601 (UTC).
         without_cause: computed files of the corpus that an earlier published night had (`recomputed.count_recomputed`).
         parameters_covered: the part of the model's parameters that features cover; None if the run computed no gradients.
-        examples, examples_computed: of the corpus, and those in shards of which the run computed a file; 0 in notes of before.
-        examples_new: of the corpus, those that the night published for an earlier day did not have; None without such a night.
+        examples, examples_computed: of the corpus, and those in shards of which the run computed gradients (or, if the method
+            has none, words); 0 in notes of before.
+        examples_new: of the corpus, those that the last night published for a day before did not have; None if the run computed
+            none, or there is no such night.
     """
 
     at: str

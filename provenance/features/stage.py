@@ -39,7 +39,10 @@ def featurise(where: Where, folder: str) -> str:
         _compute(where, night, planned, missing)
     for name, files, computed in (("corpus shards", planned.corpus, corpus), ("outputs", planned.outputs, outputs)):
         log.info("features of %s: %d reused, %d computed", name, len(files) - len(computed), len(computed))
-    shards, anew, new = _examples(planned.corpus), _examples(corpus), count_new_examples(store, night)
+    # Words take next to no time, and are counted again where the labels of a shard change.
+    dear = [file for file in corpus if file.checkpoint] if planned.check else corpus
+    shards, anew = _examples(planned.corpus), _examples(dear)
+    new = count_new_examples(store, night) if corpus else None
     if new is not None:
         log.info(
             "%.1f %% of the corpus is new since the night before: %d of %d examples", 100 * new / (shards or 1), new, shards

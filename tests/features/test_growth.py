@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
+import polars as pl
 import pytest
-from samples import deliver, lay_corpus_out, outputs_frame, table
+from samples import deliver, lay_corpus_out, outputs_frame, request_on, table
 
 from provenance.core.store import canonical_json
 from provenance.corpus.outputs import read_outputs
@@ -130,8 +131,27 @@ def test_one_more_work_of_each_owner_is_one_per_cent_of_work_and_said_so(ingeste
     assert f"1.0 % of the corpus is new since the night before: {OWNERS} of {len(ONE_MORE_OF_EACH)} examples" in log
     assert f"features of {100 * note.part_computed:.1f} % of the corpus are computed" in log
     again, _ = ingested_night(first + timedelta(days=2), ONE_MORE_OF_EACH[::-1])
-    assert (again.examples_new, again.examples_computed) == (0, 0)
+    assert (again.examples_new, again.examples_computed) == (None, 0)
     less, _ = ingested_night(first + timedelta(days=3), [row for row in ONE_MORE_OF_EACH if row[2] != "owner-031"])
     assert less.examples_new == 0
     assert less.examples_computed < 0.02 * less.examples
     assert less.without_cause == 0
+
+
+def test_other_labels_compute_no_gradients(tmp_path, tiny_model, doors):
+    settings = local_settings(method="fitted", device="cpu", workers=1)
+    request = request_on(tmp_path, tiny_model)
+    where, night = folder_night(doors(settings, ledger=False), request)
+    plan(where, night.folder)
+    featurise(where, night.folder)
+    (first,) = read_notes(where.store, night.folder)
+    assert first.examples_computed == first.examples > 0
+    file = tmp_path / "corpus/examples.parquet"
+    pl.read_parquet(file).with_columns(licence_spdx=pl.lit("MIT")).write_parquet(file)
+    where, relabelled = folder_night(doors(settings, ledger=False), request)
+    assert relabelled.corpus != night.corpus
+    plan(where, relabelled.folder)
+    featurise(where, relabelled.folder)
+    (second,) = read_notes(where.store, relabelled.folder)
+    assert (second.examples, second.examples_computed) == (first.examples, 0)
+    assert second.corpus_reused > 0
