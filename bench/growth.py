@@ -1,6 +1,6 @@
 """What part of a corpus has its features computed when one per cent of it is new or withdrawn.
 
-    .venv/bin/python bench/growth.py [--examples 20000] [--shard 384] [--nights 50]
+    .venv/bin/python bench/growth.py [--examples 20000] [--shard 384] [--nights 50] [--small 12]
 
 Ingests a made-up corpus of a hundred owners, and then, each on top of it, deliveries that differ by one per cent of the
 examples: works of one owner, whose ids stand together, or works anywhere. Prints JSON: the part of examples that lie in shards
@@ -82,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--shard", type=int, default=384, help="examples in a shard, about")
-    parser.add_argument("--nights", type=int, default=50)
+    parser.add_argument("--nights", type=int, default=50, help="nights of one per cent each")
+    parser.add_argument("--small", type=int, default=12, help="nights of a quarter of one per cent each")
     asked = parser.parse_args()
     report = {f"works of {each}": of_works(each, asked) for each in (1, 20)}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -112,7 +113,7 @@ def of_works(each: int, asked: argparse.Namespace) -> dict[str, object]:
         report["one per cent each night"], after = of_nights(bench, works, asked.nights, some)
         report["an owner withdraws after these"] = bench.beside([work for work in after if work[0] != OWNERS // 2])
         bench.where.store.write(CURRENT, start)
-        report["a few works each night"], _ = of_nights(bench, works, asked.nights, max(1, some // 20))
+        report["a quarter of one per cent each night"], _ = of_nights(bench, works, asked.small, max(1, some // 4))
         return report
 
 

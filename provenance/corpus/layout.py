@@ -21,10 +21,12 @@ import polars as pl
 
 from provenance.corpus.delivery import identities
 
+# Rows of a frame.
+Rows = slice | np.ndarray
 # The order of examples in a shard, and of works in a corpus.
 ORDER = ("work_id", "position", "example_id")
-# Columns whose values a mark has, or that follow from the others.
-_MARKED = {*ORDER, "content", "prompt", "content_sha256", "tokens"}
+# Columns whose values a mark has.
+_MARKED = {*ORDER, "content", "prompt", "content_sha256"}
 
 
 def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
@@ -59,7 +61,7 @@ def marks(examples: pl.DataFrame) -> pl.Series:
 
 
 def labels(examples: pl.DataFrame) -> pl.Series:
-    """Hashes of all that marks leave out, such as owner and licence; equal only within one version of Polars.
+    """Hashes of all that marks leave out, such as owner, licence and tokens; equal only within one version of Polars.
 
     An empty value counts as a missing column.
     """
@@ -105,3 +107,9 @@ def arrange(examples: pl.DataFrame, known: pl.DataFrame, shard_examples: int) ->
     groups = np.split(rows, np.flatnonzero(np.diff(shard[rows])) + 1) if len(rows) else []
     laid = [(int(shard[group[0]]), group) for group in sorted(groups, key=lambda group: int(group[0]))]
     return [(number if number in same else None, group) for number, group in laid]
+
+
+def brief(rows: np.ndarray) -> Rows:
+    """Ascending rows as a slice if they are neighbours, since tasks of the cluster carry them."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows.astype(np.uint32)

@@ -35,7 +35,7 @@ from provenance.corpus.delivery import (
     with_tables,
 )
 from provenance.corpus.duplicates import BANDS_AT_ONCE, GROUPS, bands_of
-from provenance.corpus.layout import ORDER, labels, marks
+from provenance.corpus.layout import ORDER, Rows, brief, labels, marks
 from provenance.corpus.shards import with_tokens
 from provenance.corpus.sketches import PERMUTATIONS, runs_of, sketch
 
@@ -131,7 +131,7 @@ def _runs(store: Store, folder: str) -> Callable[[int], np.ndarray]:
 class Stretch:
     """Some examples, as rows of leaves: `piece, leaf, rows`."""
 
-    places: tuple[tuple[int, int, np.ndarray], ...]
+    places: tuple[tuple[int, int, Rows], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class Leaves:
         names, starts, places = self.names, self.starts, np.sort(places)
         of = np.searchsorted(starts, places, side="right") - 1
         cuts = np.flatnonzero(np.diff(of, prepend=-1, append=len(names)))
-        return Stretch(tuple((*names[of[a]], places[a:b] - starts[of[a]]) for a, b in pairwise(cuts)))
+        return Stretch(tuple((*names[of[a]], brief(places[a:b] - starts[of[a]])) for a, b in pairwise(cuts)))
 
     def read(self, stretch: Stretch) -> pl.DataFrame:
         """The examples of a stretch, in the order of shards, with all columns of the corpus."""
@@ -220,8 +220,7 @@ def _check(shared: tuple[Store, str, str], own: Slice) -> Piece:
     with rows_from(own.first):
         frame = check_rows(with_stated(store, store.read_rows(own.key, own.first, own.rows), own.key, root, EXAMPLES), file)
     frame = frame.with_row_index("row").sort(~IN_TRAINING, *ORDER, nulls_last=True)
-    plain = frame.drop("row")
-    train = with_tokens(plain.filter(IN_TRAINING))
+    train = with_tokens(frame.filter(IN_TRAINING).drop("row"))
     sketches = sketch(train["content"].to_list(), train["modality"].to_list())
     store.write(f"{folder}/values", sketches.values.tobytes())
     for group in range(GROUPS):
@@ -234,8 +233,8 @@ def _check(shared: tuple[Store, str, str], own: Slice) -> Piece:
         frame["row"].cast(pl.Int64),
         runs,
         pl.Series("identity", identities(frame), dtype=pl.String),
-        marks(plain),
-        labels(plain),
+        marks(frame),
+        labels(train).extend_constant(None, frame.height - train.height),
         frame["content"].bin.size().cast(pl.Int64).alias("bytes"),
         piece=pl.lit(own.number),
     )

@@ -22,7 +22,7 @@ from provenance.core.where import SerialWorkers, Workers
 from provenance.core.words import MODALITIES, SIGNS_IN_ASCII, count_words, texts_in_ascii
 from provenance.corpus import records
 from provenance.corpus.delivery import Corpus, identities
-from provenance.corpus.layout import ORDER, arrange, labels, marks
+from provenance.corpus.layout import ORDER, Rows, arrange, brief, labels, marks
 from provenance.corpus.rights.licences import join_assertions
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _lay_out(
         items = list(_stretches(corpus.contents, ordered, anew))
         frozen = workers.map(_freeze_stretch, (store, corpus.contents), items, what="shards frozen")
         written = (part for parts in frozen for part in parts)
-    rows = np.concatenate([rows for _, rows in shards])
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *(rows for _, rows in shards)])
     of = np.repeat(np.arange(len(shards)), [len(rows) for _, rows in shards])
     places = None
     if (np.diff(rows) < 0).any():
@@ -173,9 +173,7 @@ def _read_marks(shared: tuple[Store, pl.DataFrame], part: Part) -> pl.DataFrame:
     return pl.DataFrame([marks(frame), labels(frame) if same else pl.Series("labels", [None] * frame.height, pl.UInt64)])
 
 
-def _stretches(
-    leaves: Leaves, ordered: pl.DataFrame, shards: Sequence[np.ndarray]
-) -> Iterator[tuple[Stretch, list[np.ndarray]]]:
+def _stretches(leaves: Leaves, ordered: pl.DataFrame, shards: Sequence[np.ndarray]) -> Iterator[tuple[Stretch, list[Rows]]]:
     """Neighbouring shards to freeze together: where their examples lie, and the rows of each shard among these, in order."""
     places, sizes = ordered["place"].to_numpy(), ordered["bytes"].to_numpy()
     start, count, size = 0, 0, 0
@@ -183,11 +181,11 @@ def _stretches(
         count, size = count + len(rows), size + int(sizes[rows].sum())
         if count >= STRETCH_ROWS or size >= STRETCH_BYTES or end == len(shards):
             together = np.sort(np.concatenate(shards[start:end]))
-            yield leaves.stretch(places[together]), [np.searchsorted(together, rows) for rows in shards[start:end]]
+            yield leaves.stretch(places[together]), [brief(np.searchsorted(together, rows)) for rows in shards[start:end]]
             start, count, size = end, 0, 0
 
 
-def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, list[np.ndarray]]) -> list[Part]:
+def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, list[Rows]]) -> list[Part]:
     """Freeze the shards of a stretch, by their rows."""
     (store, leaves), (stretch, shards) = shared, item
     frame = leaves.read(stretch)

@@ -161,7 +161,7 @@ def test_a_fresh_store_has_the_same_corpus_whatever_was_in_force_elsewhere(inges
     assert fresh[0] == fresh[1] != grown
 
 
-def test_other_labels_and_columns_compute_nothing(ingest):
+def test_other_labels_and_columns_compute_nothing(ingest, monkeypatch):
     _, before = ingest(rows(*range(60)))
     ingest(rows(*range(66)))
     store, grown = ingest(rows(*range(66)))
@@ -174,6 +174,11 @@ def test_other_labels_and_columns_compute_nothing(ingest):
     _, wider = ingest(relabelled.with_columns(mood=pl.int_range(pl.len())))
     assert digests(wider) == digests(grown)
     assert set(read(store, wider, "mood")["mood"]) == set(range(66)), "no file without the column stays"
+    longer = pl.col("tokens") + 1
+    monkeypatch.setattr(pieces, "with_tokens", lambda frame: shards.with_tokens(frame).with_columns(longer))
+    _, counted = ingest(relabelled.with_columns(mood=pl.int_range(pl.len())))
+    assert digests(counted) == digests(wider)
+    assert read(store, counted, "tokens").equals(read(store, wider, "tokens").with_columns(longer))
 
 
 def test_of_one_work_relabelled_one_file_is_written(ingest):
