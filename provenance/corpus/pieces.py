@@ -36,7 +36,8 @@ from provenance.corpus.delivery import (
     with_tables,
 )
 from provenance.corpus.duplicates import BANDS_AT_ONCE, GROUPS, bands_of
-from provenance.corpus.shards import ORDER, with_tokens
+from provenance.corpus.layout import ORDER, Rows, brief, labels, marks
+from provenance.corpus.shards import with_tokens
 from provenance.corpus.sketches import PERMUTATIONS, runs_of, sketch
 
 SCRATCH = "scratch/ingest"
@@ -130,9 +131,9 @@ def _runs(store: Store, folder: str) -> Callable[[int], np.ndarray]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbours in the order of shards, as rows `first` to `end` of leaves: `piece, leaf, first, end`."""
+    """Some examples, as rows of leaves: `piece, leaf, rows`."""
 
-    places: tuple[tuple[int, int, int, int], ...]
+    places: tuple[tuple[int, int, Rows], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,20 +158,15 @@ class Leaves:
         return np.cumsum([0, *(rows for piece in self.pieces for rows in piece.leaves)])
 
     def stretch(self, places: np.ndarray) -> Stretch:
-        """The stretch of some examples, by their places in all leaves, one after another."""
+        """Where some examples lie, by their places in all leaves, one after another."""
         names, starts, places = self.names, self.starts, np.sort(places)
         of = np.searchsorted(starts, places, side="right") - 1
         cuts = np.flatnonzero(np.diff(of, prepend=-1, append=len(names)))
-        return Stretch(
-            tuple(
-                (*names[of[a]], int(places[a] - starts[of[a]]), int(places[b - 1] - starts[of[a]]) + 1)
-                for a, b in pairwise(cuts)
-            )
-        )
+        return Stretch(tuple((*names[of[a]], brief(places[a:b] - starts[of[a]])) for a, b in pairwise(cuts)))
 
     def read(self, stretch: Stretch) -> pl.DataFrame:
         """The examples of a stretch, in the order of shards, with all columns of the corpus."""
-        frames = [self.pieces[piece].read_leaf(leaf)[first:end] for piece, leaf, first, end in stretch.places]
+        frames = [self.pieces[piece].read_leaf(leaf)[rows] for piece, leaf, rows in stretch.places]
         return pl.concat([self.columns, *frames], how="diagonal_relaxed").sort(*ORDER, nulls_last=True)
 
 
@@ -186,8 +182,8 @@ def _columns(pieces: Sequence[Piece]) -> pl.DataFrame:
 def read_pieces(where: Where, folder: str) -> Iterator[Corpus]:
     """Read and check a delivery as `delivery.read_corpus` does, on the workers; its contents can be read meanwhile.
 
-    Examples have no contents and prompts, but `identity` (`delivery.identities`), `bytes`, `runs` (`Sketches.runs`) and, unless
-    they are held out, `place` among all leaves, one after another.
+    Examples have no contents and prompts, but `identity` (`delivery.identities`), `mark` and `labels` (`corpus.layout`),
+    `bytes`, `runs` (`Sketches.runs`) and, unless they are held out, `place` among all leaves, one after another.
     """
     store, scratch = where.store, f"{SCRATCH}/{uuid.uuid4().hex}"
     try:
@@ -239,6 +235,8 @@ def _check(shared: tuple[Store, str, str], own: Slice) -> Piece:
         frame["row"].cast(pl.Int64),
         runs,
         pl.Series("identity", identities(frame), dtype=pl.String),
+        marks(frame),
+        labels(train).extend_constant(None, frame.height - train.height),
         frame["content"].bin.size().cast(pl.Int64).alias("bytes"),
         piece=pl.lit(own.number),
     )

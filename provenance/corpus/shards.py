@@ -1,17 +1,16 @@
-"""Cut a corpus into shards and freeze it: immutable parts under digests, and a manifest that names them.
+"""Freeze a corpus: immutable parts under digests, its shards among them, and a manifest that names them.
 
-The content determines the cuts (content-defined chunking): adding or withdrawing a work changes only its own shard, so the
-features of all other shards stay valid.
+`corpus.layout` decides which shard an example lies in.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from functools import cached_property
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,19 +23,20 @@ from provenance.core.where import SerialWorkers, Workers
 from provenance.core.words import MODALITIES, SIGNS_IN_ASCII, count_words, texts_in_ascii
 from provenance.corpus import records
 from provenance.corpus.delivery import Corpus, identities
+from provenance.corpus.layout import ORDER, Rows, arrange, brief, labels, marks
 from provenance.corpus.rights.licences import join_assertions
 
 if TYPE_CHECKING:
     from provenance.corpus.pieces import Leaves, Stretch
 
+log = logging.getLogger("provenance.ingest")
+
 CURRENT = "frozen/corpus/current.json"
-# The order of examples in a corpus.
-ORDER = ("work_id", "position", "example_id")
 # Rows and bytes of contents that are frozen at a time.
 STRETCH_ROWS, STRETCH_BYTES = 2**13, 2**26
 LIST_WORKS = "`provenance rights works` lists them."
 # Optional tables, unknown to earlier corpora; left out of the manifest if missing.
-ADDED_LATER = ("disputes", "rights", "assertions")
+ADDED_LATER = ("disputes", "rights", "assertions", "places")
 
 
 def corpus_key(corpus_digest: str) -> str:
@@ -77,6 +77,8 @@ class FrozenCorpus:
         duplicates: clusters of copies among the examples; None if copies were not searched.
         disputes: the disputes table; None without disputes.
         rights, assertions: terms of works and their assertions; None in corpora frozen before terms were judged.
+        places: `work_id, shard`, the numbers of the shards of each work; None where shards follow one another in the order of
+            works.
     """
 
     shards: tuple[Part, ...]
@@ -89,6 +91,7 @@ class FrozenCorpus:
     disputes: Part | None = None
     rights: Part | None = None
     assertions: Part | None = None
+    places: Part | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -116,48 +119,78 @@ def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
     return part
 
 
-def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
-    """Cut examples, in the order of their works, into shards of about `shard_examples` (half to twice as many)."""
-    ordered = examples.sort(*ORDER, nulls_last=True)
-    for start, end in pairwise(cuts(ordered["content_sha256"], shard_examples)):
-        yield ordered[start:end]
-
-
-def cuts(contents: Iterable[str], shard_examples: int) -> list[int]:
-    """Where shards begin, by the digests of ordered contents; and the end of the last."""
-    smallest, spread, largest = max(1, shard_examples // 2), max(1, shard_examples // 2), 2 * shard_examples
-    starts, end = [0], 0
-    for end, content in enumerate(contents, 1):
-        size = end - starts[-1]
-        if size >= largest or (size >= smallest and int(content[:8], 16) % spread == 0):
-            starts.append(end)
-    return starts if starts[-1] == end else [*starts, end]
-
-
-def _freeze_shards(
-    store: Store, corpus: Corpus, train: pl.DataFrame, shard_examples: int, workers: Workers
-) -> tuple[Part, ...]:
-    """Cut the examples that models are trained on into shards, and freeze them; what is in leaves, on the workers."""
-    if corpus.contents is None:
-        return tuple(freeze_part(store, shard) for shard in cut(with_tokens(train), shard_examples))
+def _lay_out(
+    store: Store,
+    corpus: Corpus,
+    train: pl.DataFrame,
+    *,
+    shard_examples: int,
+    before: FrozenCorpus | None,
+    workers: Workers,
+) -> tuple[tuple[Part, ...], Part | None]:
+    """Freeze the shards of the examples that models are trained on, and their places; what is in leaves, on the workers."""
     ordered = train.sort(*ORDER, nulls_last=True)
-    places, ends = ordered["place"].to_numpy(), np.cumsum(np.concatenate([[0], ordered["bytes"].to_numpy()]))
-    items, sizes, start = [], list[int](), 0
-    for first, end in pairwise(cuts(ordered["content_sha256"], shard_examples)):
-        sizes.append(end - first)
-        if end - start >= STRETCH_ROWS or ends[end] - ends[start] >= STRETCH_BYTES or end == ordered.height:
-            items.append((corpus.contents.stretch(places[start:end]), tuple(sizes)))
-            sizes, start = [], end
-    frozen = workers.map(_freeze_stretch, (store, corpus.contents), items, what="shards frozen")
-    return tuple(part for parts in frozen for part in parts)
+    if corpus.contents is None:
+        ordered = with_tokens(ordered)
+    facts = ordered if corpus.contents else ordered.with_columns(marks(ordered), labels(ordered))
+    columns = corpus.contents.columns if corpus.contents else ordered.clear()
+    shards = arrange(facts, _known(store, before, columns, workers), shard_examples)
+    parts = [before.shards[number] if before and number is not None else None for number, _ in shards]
+    anew = [rows for part, (_, rows) in zip(parts, shards, strict=True) if part is None]
+    if corpus.contents is None:
+        written = iter([freeze_part(store, ordered[rows]) for rows in anew])
+    else:
+        items = list(_stretches(corpus.contents, ordered, anew))
+        frozen = workers.map(_freeze_stretch, (store, corpus.contents), items, what="shards frozen")
+        written = (part for parts in frozen for part in parts)
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *(rows for _, rows in shards)])
+    of = np.repeat(np.arange(len(shards)), [len(rows) for _, rows in shards])
+    places = None
+    if (np.diff(rows) < 0).any():
+        numbered = pl.DataFrame({"work_id": ordered["work_id"].gather(rows), "shard": of})
+        places = freeze_part(store, numbered.unique().sort("work_id", "shard"))
+    return tuple(part or next(written) for part in parts), places
 
 
-def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, tuple[int, ...]]) -> list[Part]:
-    """Freeze the shards of a stretch, by their sizes."""
-    (store, leaves), (stretch, sizes) = shared, item
+def _known(store: Store, corpus: FrozenCorpus | None, columns: pl.DataFrame, workers: Workers) -> pl.DataFrame:
+    """`mark, labels, shard` of the examples of a frozen corpus; `labels` are null in shards that have other columns."""
+    none = pl.DataFrame(schema={"mark": pl.Binary, "labels": pl.UInt64, "shard": pl.Int64})
+    if corpus is None:
+        return none
+    present = set(store.list("frozen/parts"))
+    numbers = [number for number, part in enumerate(corpus.shards) if part.key in present]
+    if len(numbers) < len(corpus.shards):
+        lost = len(corpus.shards) - len(numbers)
+        log.warning("corpus %s: %d shards have no file, and are cut anew", corpus.digest[:12], lost)
+    read = workers.map(_read_marks, (store, columns), [corpus.shards[number] for number in numbers], what="shards in force")
+    return pl.concat([none, *(own.with_columns(shard=pl.lit(at, pl.Int64)) for at, own in zip(numbers, read, strict=True))])
+
+
+def _read_marks(shared: tuple[Store, pl.DataFrame], part: Part) -> pl.DataFrame:
+    """`mark, labels` of a shard's examples."""
+    store, columns = shared
+    frame = store.read_table(part.key)
+    same = frame.schema == columns.schema
+    return pl.DataFrame([marks(frame), labels(frame) if same else pl.Series("labels", [None] * frame.height, pl.UInt64)])
+
+
+def _stretches(leaves: Leaves, ordered: pl.DataFrame, shards: Sequence[np.ndarray]) -> Iterator[tuple[Stretch, list[Rows]]]:
+    """Neighbouring shards to freeze together: where their examples lie, and the rows of each shard among these, in order."""
+    places, sizes = ordered["place"].to_numpy(), ordered["bytes"].to_numpy()
+    start, count, size = 0, 0, 0
+    for end, rows in enumerate(shards, 1):
+        count, size = count + len(rows), size + int(sizes[rows].sum())
+        if count >= STRETCH_ROWS or size >= STRETCH_BYTES or end == len(shards):
+            together = np.sort(np.concatenate(shards[start:end]))
+            yield leaves.stretch(places[together]), [brief(np.searchsorted(together, rows)) for rows in shards[start:end]]
+            start, count, size = end, 0, 0
+
+
+def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, list[Rows]]) -> list[Part]:
+    """Freeze the shards of a stretch, by their rows."""
+    (store, leaves), (stretch, shards) = shared, item
     frame = leaves.read(stretch)
-    ends = list(accumulate(sizes, initial=0))
-    return [freeze_part(store, frame[start:end]) for start, end in pairwise(ends)]
+    return [freeze_part(store, frame[rows]) for rows in shards]
 
 
 def freeze_corpus(
@@ -167,6 +200,7 @@ def freeze_corpus(
     shard_examples: int,
     duplicates: pl.DataFrame | None = None,
     rights: pl.DataFrame | None = None,
+    before: FrozenCorpus | None = None,
     workers: Workers | None = None,
 ) -> FrozenCorpus:
     """Freeze a checked corpus and put it in force; the same corpus again changes nothing.
@@ -174,6 +208,7 @@ def freeze_corpus(
     Args:
         duplicates: the duplicates table, where copies have been looked for.
         rights: the rights table, where terms have been judged; what was asserted is kept with it.
+        before: a corpus whose shards stay as far as their examples are there unchanged, so that their features stay valid.
     """
     train = corpus.examples.filter(pl.col("split") == "train")
     unmatched = (
@@ -182,8 +217,11 @@ def freeze_corpus(
         .agg(reason=pl.col("unmatched_reason").min(), works=pl.col("work_id").n_unique(), examples=pl.len())
         .sort("escrow_id")
     )
+    shards, places = _lay_out(
+        store, corpus, train, shard_examples=shard_examples, before=before, workers=workers or SerialWorkers()
+    )
     frozen = FrozenCorpus(
-        shards=_freeze_shards(store, corpus, train, shard_examples, workers or SerialWorkers()),
+        shards=shards,
         claims=freeze_part(store, corpus.claims),
         owners=freeze_part(store, corpus.owners),
         unmatched=freeze_part(store, unmatched),
@@ -193,6 +231,7 @@ def freeze_corpus(
         disputes=None if corpus.disputes is None else freeze_part(store, corpus.disputes),
         rights=None if rights is None else freeze_part(store, rights),
         assertions=None if rights is None else freeze_part(store, join_assertions(corpus.examples, corpus.assertions)),
+        places=places,
     )
     store.create(corpus_key(frozen.digest), canonical_json(frozen.manifest))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
@@ -258,6 +297,18 @@ def read_part(store: Store, sha: str, *columns: str) -> pl.DataFrame:
     kept = [column for column in columns if column != "prompt"]
     frame = from_parquet(data, store.locate(key), columns=kept)
     return frame.with_columns(prompt=pl.lit(None, pl.Binary)).select(columns)
+
+
+def count_new(store: Store, corpus: FrozenCorpus, earlier: FrozenCorpus) -> int:
+    """How many examples of a corpus an earlier one did not have, with the same contents; reads only shards that differ."""
+
+    def marks_in(one: FrozenCorpus, other: FrozenCorpus) -> pl.DataFrame:
+        known = {part.content_digest for part in other.shards}
+        parts = [part for part in one.shards if part.content_digest not in known]
+        tables = (read_part(store, part.sha256, *ORDER, "content_sha256", "prompt") for part in parts)
+        return pl.concat([pl.DataFrame(schema={"mark": pl.Binary}), *(marks(table).to_frame() for table in tables)])
+
+    return marks_in(corpus, earlier).join(marks_in(earlier, corpus), on="mark", how="anti").height
 
 
 def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:

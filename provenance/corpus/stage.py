@@ -20,7 +20,7 @@ from provenance.corpus.rights.policy import read_policy
 from provenance.corpus.rights.signals.in_files import read_missing
 from provenance.corpus.rights.sources.lists import registry_in_force
 from provenance.corpus.rights.sources.registry import source_ids
-from provenance.corpus.shards import freeze_corpus, record_in_force
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, freeze_corpus, record_in_force
 
 log = logging.getLogger("provenance.ingest")
 
@@ -39,15 +39,18 @@ def ingest(where: Where) -> str:
         report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
         quality.keep(store, report, now)
         with freezing(where.databases.locks):
+            before = corpus_in_force(store) if store.exists(CURRENT) else None
             frozen = freeze_corpus(
                 store,
                 corpus,
                 shard_examples=settings.corpus.shard_examples,
                 duplicates=duplicates,
                 rights=rights,
+                before=before,
                 workers=workers,
             )
             record_in_force(store, frozen.digest, now)
+    _say_what_stays(frozen, before)
     index_missing(where, frozen)
     reserved = read_missing(where, frozen, now)
     log.info(
@@ -63,6 +66,19 @@ def ingest(where: Where) -> str:
     if reserved:
         log.info("corpus %s: %d statements on use in the files themselves", frozen.digest[:12], reserved)
     return frozen.digest
+
+
+def _say_what_stays(frozen: FrozenCorpus, before: FrozenCorpus | None) -> None:
+    """Log what part of a corpus lies in shards of the one in force before, whose features stay valid."""
+    known = {part.content_digest for part in before.shards} if before else set()
+    stay = [part.rows for part in frozen.shards if part.content_digest in known]
+    log.info(
+        "corpus %s: features of %.1f %% of its examples must be computed; %d of %d shards have the contents that they had",
+        frozen.digest[:12],
+        100 - 100 * sum(stay) / frozen.examples,
+        len(stay),
+        len(frozen.shards),
+    )
 
 
 def _find_duplicates(where: Where, corpus: Corpus) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -79,7 +79,7 @@ def read_passages(store: Store, corpus: FrozenCorpus, examples: Mapping[str, str
     Args:
         examples: the work of each example; only shards with these works are read.
     """
-    chosen = sorted({at for work in set(examples.values()) for at in _shards_of(store, corpus, work)})
+    chosen = _shards_of(store, corpus, set(examples.values()))
     columns = ("example_id", "work_id", "source_uri", "licence_spdx", "modality", "content")
     wanted = pl.col("example_id").is_in(list(examples))
     frames = [read_part(store, corpus.shards[at].sha256, *columns).filter(wanted) for at in chosen]
@@ -102,8 +102,16 @@ def read_passages(store: Store, corpus: FrozenCorpus, examples: Mapping[str, str
     }
 
 
-def _shards_of(store: Store, corpus: FrozenCorpus, work: str) -> Iterator[int]:
-    """The numbers of the shards that may have a work; shards are cut in the order of works."""
+def _shards_of(store: Store, corpus: FrozenCorpus, works: Collection[str]) -> list[int]:
+    """The numbers of the shards that may have some works."""
+    if corpus.places is not None:
+        places = store.read_table(corpus.places.key)
+        return places.filter(pl.col("work_id").is_in(list(works)))["shard"].unique().sort().to_list()
+    return sorted({at for work in works for at in _in_order(store, corpus, work)})
+
+
+def _in_order(store: Store, corpus: FrozenCorpus, work: str) -> Iterator[int]:
+    """The numbers of the shards that may have a work, where shards follow one another in the order of works."""
     places = range(len(corpus.shards))
     at = bisect_left(places, work, key=lambda place: _works_in(store, corpus.shards[place].sha256)[1])
     while at < len(places) and _works_in(store, corpus.shards[at].sha256)[0] <= work:

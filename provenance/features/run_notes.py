@@ -25,7 +25,10 @@ class RunNote:
         at: end of the run, ISO 8601 (UTC).
         without_cause: computed files of the corpus that an earlier published night had (`recomputed.count_recomputed`).
         parameters_covered: the part of the model's parameters that features cover; None if the run computed no gradients.
-        examples, examples_computed: of the corpus, and those in shards of which the run computed a file; 0 in notes of before.
+        examples, examples_computed: of the corpus, and those in shards of which the run computed gradients (or, if the method
+            has none, words); 0 in notes of before.
+        examples_new: of the corpus, those that the last night published for a day before did not have; None if the run computed
+            none, or there is no such night.
     """
 
     at: str
@@ -37,11 +40,17 @@ class RunNote:
     parameters_covered: float | None
     examples: int = 0
     examples_computed: int = 0
+    examples_new: int | None = None
 
     @property
     def part_computed(self) -> float | None:
         """The part of the corpus's examples whose features the run computed; None in notes of before."""
         return self.examples_computed / self.examples if self.examples else None
+
+    @property
+    def part_new(self) -> float | None:
+        """The part of the corpus's examples that are new; None if it is not known."""
+        return self.examples_new / self.examples if self.examples and self.examples_new is not None else None
 
 
 def add_note(store: Store, folder: str, note: RunNote) -> None:

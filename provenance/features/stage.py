@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from provenance.core.store import Store, canonical_json
 from provenance.core.where import TOGETHER, Where, batched
 from provenance.features.plan import FeatureFile, Plan, coverage, load_plan, plan_of
-from provenance.features.recomputed import count_recomputed
+from provenance.features.recomputed import count_new_examples, count_recomputed
 from provenance.features.run_notes import RunNote, add_note
 from provenance.inputs.night import Night, night_to_compute
 from provenance.models.frozen import close_models
@@ -39,7 +39,14 @@ def featurise(where: Where, folder: str) -> str:
         _compute(where, night, planned, missing)
     for name, files, computed in (("corpus shards", planned.corpus, corpus), ("outputs", planned.outputs, outputs)):
         log.info("features of %s: %d reused, %d computed", name, len(files) - len(computed), len(computed))
-    shards, anew = _examples(planned.corpus), _examples(corpus)
+    # Words take next to no time, and are counted again where the labels of a shard change.
+    dear = [file for file in corpus if file.checkpoint] if planned.check else corpus
+    shards, anew = _examples(planned.corpus), _examples(dear)
+    new = count_new_examples(store, night) if corpus else None
+    if new is not None:
+        log.info(
+            "%.1f %% of the corpus is new since the night before: %d of %d examples", 100 * new / (shards or 1), new, shards
+        )
     log.info("features of %.1f %% of the corpus are computed: %d of %d examples", 100 * anew / (shards or 1), anew, shards)
     note = RunNote(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -51,6 +58,7 @@ def featurise(where: Where, folder: str) -> str:
         parameters_covered=(coverage(store, planned) or {}).get("share") if missing else None,
         examples=shards,
         examples_computed=anew,
+        examples_new=new,
     )
     if note.without_cause:
         log.warning("%d feature files of the corpus were computed though an earlier night had them", note.without_cause)

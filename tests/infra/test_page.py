@@ -21,12 +21,14 @@ from servers import airflow_server, free_ports, page_settings
 from sqlalchemy.engine import make_url
 
 from infra.monitor.nights import WatchedNight
+from infra.monitor.nights import nights as watched
 from infra.monitor.runs import Run
 from infra.page import documents, template_filters
 from infra.page.plugin import PREFIX
 from provenance.core.settings import CHECKOUT
 from provenance.core.store import sha256
 from provenance.corpus.rights.optout_records import opt_out
+from provenance.features.run_notes import RunNote, add_note
 from provenance.inputs import frozen
 from provenance.settlement import ledger
 from provenance.settlement.approvals import Approval
@@ -157,6 +159,8 @@ def site(request, postgres, tmp_path_factory):
         patch.setattr(frozen, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
         with opened() as where:
             pay(where, name_format=HOSTILE)
+            first = watched(where.store, where.ledger)[0].night
+            add_note(where.store, first, RunNote("2026-10-16T00:10:00+00:00", 1, 9, 1, 0, 0, None, 1000, 20, 10))
             settle(where, folder)
             lay_out(where.store, WAITING, 200, unsupported="wait", report=UNSUPPORTED)
     airflow = settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
@@ -238,6 +242,7 @@ def test_a_night_says_what_pays_and_how_well_it_predicts(site):
     for row in ("TF-IDF 0.33 0.28 to 0.38", "influence alone 0.41 0.36 to 0.46", "size alone -0.02 -0.07 to 0.03"):
         assert row in text
     assert "pays nothing" not in text
+    assert "(features of 2.0 % of its 1,000 examples; 1.0 % of them are new since the night before)" in text
     data = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
     assert data["fidelity"] == data["night"]["fidelity"]
     assert data["fidelity"]["everything"]["models"] == 24
