@@ -143,7 +143,8 @@ def narrow(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of `quantise`, in host memory, with integers as narrow as in a file."""
     few = arrays["facts"][0] < 2**16
     types = {"sparse.tokens": np.uint32, "sparse.counts": np.uint32, "sparse.examples": np.uint16 if few else np.uint32}
-    return {name: array.astype(types[name]) if name in types else array for name, array in arrays.items()}
+    narrowed = {name: array.astype(types[name]) if name in types else array for name, array in arrays.items()}
+    return {name: np.ascontiguousarray(array) for name, array in narrowed.items()}
 
 
 def decode(tensors: Mapping[str, np.ndarray], xp: Any, moved: Mapping[str, Array] | None = None) -> Rows:

@@ -211,7 +211,8 @@ def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
         rows = encode(marks.rows, dense_bits=32, sparse_bits=32)
         tensors |= {f"landmarks/{key}": value for key, value in rows.items()}
         tensors |= {"landmark_factor": marks.factor, "landmark_damping": np.asarray([marks.damping])}
-    return tensors
+    # Safetensors writes memory as it lies, and SciPy's factors lie column by column.
+    return {key: np.ascontiguousarray(value) for key, value in tensors.items()}
 
 
 def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:

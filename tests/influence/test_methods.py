@@ -5,6 +5,7 @@ from dataclasses import replace
 import array_api_strict
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from provenance.core.arrays import gpu_count, namespace_of, to_numpy
 from provenance.core.errors import ContractError
@@ -155,7 +156,7 @@ def test_a_fitted_comparison_and_queries_are_the_same_after_the_store(comparison
         sampled = Sampled(corpus)
     fitted = fit(comparison, gather(corpus), sampled)
     queries = prepare(fitted, outputs, np)
-    stored_fit = methods.from_tensors(comparison, methods.to_tensors(fitted))
-    stored_queries = methods.queries_from_tensors(comparison, methods.queries_to_tensors(queries), np)
+    stored_fit = methods.from_tensors(comparison, load(save(methods.to_tensors(fitted))))
+    stored_queries = methods.queries_from_tensors(comparison, load(save(methods.queries_to_tensors(queries))), np)
     assert np.array_equal(score(prepare(stored_fit, outputs, np), corpus), score(queries, corpus))
     assert np.array_equal(score(stored_queries, corpus), score(queries, corpus))
