@@ -66,14 +66,6 @@ class Workers(Protocol):
         """Call a function in every worker process, for example to free memory."""
 
 
-def on_device(workers: Workers, function: Callable[[str, Item], Result], item: Item, *, what: str) -> Result:
-    """`function(device, item)` where the device is: in this process for a CPU, on a worker for a GPU."""
-    if workers.device == "cpu":
-        return function("cpu", item)
-    (result,) = workers.map(function, workers.device, [item], what=what)
-    return result
-
-
 # Files that one task has on a GPU, where reading and writing overlap with computation: as many as tasks combine at once.
 TOGETHER = {"cuda": 4}
 
@@ -176,3 +168,12 @@ class Where:
         """A copy with the same workers, its own store in the folder `work`, no ledger, and optionally another model."""
         settings = self.settings.at(work, model)
         return replace(self, settings=settings, store=settings.store.open(), open_databases=NoDatabases)
+
+
+def on_device(where: Where, function: Callable[[str, Item], Result], item: Item, *, what: str) -> Result:
+    """`function(device, item)` where the device is: in this process for a CPU, on a worker for a GPU."""
+    device = where.settings.cluster.device
+    if device == "cpu":
+        return function(device, item)
+    (result,) = where.workers.map(function, device, [item], what=what)
+    return result

@@ -170,7 +170,9 @@ class _WordHashes(dict[bytes | str, int]):
 
     def of_all(self, words: pl.Series) -> np.ndarray:
         """The hashes of many words, (n,) uint64: those of a text, one after another."""
-        codes = words.cast(self._kind).to_physical().to_numpy()
+        numbered = words.cast(self._kind)
+        self._last = numbered.clear()  # without any such series Polars would forget the numbers
+        codes = numbered.to_physical().to_numpy()
         more = max(0, int(codes.max(initial=0)) + 1 - len(self._by_code))
         self._by_code = np.append(self._by_code, np.zeros(more, dtype=np.uint64))
         new = pl.DataFrame({"code": codes, "word": words}).filter(self._by_code[codes] == 0).unique("code")

@@ -55,7 +55,7 @@ def check_night(where: Where, night: Night, sample: Part) -> str:
         SettingsError: its passes cannot have the precision of the night.
     """
     store, settings, checkpoint = where.store, where.settings, night.checkpoints[-1]
-    device, precision = where.workers.device, night.precision
+    device, precision = settings.cluster.device, night.precision
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     require_precision(precision, on_base=model.base is not None)
     ingredients = {

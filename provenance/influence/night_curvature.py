@@ -61,7 +61,7 @@ def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
         for start in range(0, plan.sample.rows, CHUNK)
     ]
     sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, _join, what=f"curvature of {source}")
-    fitted = on_device(where.workers, _fit, (comparison, sums, sampled), what=f"fit of {source}")
+    fitted = on_device(where, _fit, (comparison, sums, sampled), what=f"fit of {source}")
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
 

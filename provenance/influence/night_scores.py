@@ -207,7 +207,8 @@ def name_candidates(
     examples = read_examples(store, night.frozen_corpus(store), "example_id", "work_id", "source_uri", rows=places.tolist())[at]
     components = pl.Series("components", found.components.astype(np.float64), pl.Array(pl.Float64, found.components.shape[1]))
     named = [outputs[found.output].to_frame("output_id"), parties[found.party].select("account", "party_id"), examples]
-    return pl.concat([*named, components.to_frame()], how="horizontal")
+    table: pl.DataFrame = pl.concat([*named, components.to_frame()], how="horizontal")
+    return table.sort("output_id", "account", "party_id", "example_id")
 
 
 def _sums_file(rule: str, part: int) -> str:
@@ -256,7 +257,7 @@ def _write_queries(where: Where, night: Night, plan: Plan) -> dict[str, dict[str
         named = {query_key(night.folder, part, number): file for part, file in enumerate(plan.of(source)[1])}
         for key, file in named.items():
             keys.setdefault(file.part, {})[source] = key
-        on_device(where.workers, _write_source, (where.store, night, plan, source, named), what=f"queries of {source}")
+        on_device(where, _write_source, (where.store, night, plan, source, named), what=f"queries of {source}")
     return keys
 
 

@@ -69,9 +69,9 @@ def estimate_copies(where: Where, night: Night, rule: str, holdings: pl.DataFram
     by_part = []
     for part in range(len(night.parts)):
         sums = read_influence(store, night, rule, part).sums[:, :, paid]
-        by_part.append(on_device(where.workers, _project, (outcomes, aside, sums), what="predictions by influence"))
+        by_part.append(on_device(where, _project, (outcomes, aside, sums), what="predictions by influence"))
     projected, projected_aside = (np.concatenate(parts, axis=2) for parts in zip(*by_part, strict=True))
-    fitted = on_device(where.workers, _fit, (outcomes, projected), what="fit of counterfactual models")
+    fitted = on_device(where, _fit, (outcomes, projected), what="fit of counterfactual models")
     weights = fitted.theta if fitted.theta.any() else default
     words = np.array([name.startswith(WORDS) for name in names])
     report = fidelity.report(fitted, projected, weights=weights, words=words, aside=aside, projected_aside=projected_aside)
@@ -211,7 +211,7 @@ class _Estimates:
         for name, (value, drawn) in self.by_value.items():
             assert fitted is not None
             some = _Some(fitted, value, drawn, sums, self.first[part] + chosen)
-            shares = on_device(self.where.workers, _shares, some, what=f"shares by {name}")
+            shares = on_device(self.where, _shares, some, what=f"shares by {name}")
             ruled.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
         tables["rule_shares"] += [table.frame() for table in ruled]
         if opted_out.claims is not None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from provenance.core.where import SerialWorkers, batched, on_device
+from provenance.core.settings import Settings
+from provenance.core.store import Store
+from provenance.core.where import SerialWorkers, Where, batched, on_device
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -14,7 +16,9 @@ def test_a_function_runs_where_the_device_is(device):
             asked.append(what)
             return super().map(function, shared, items, what=what, name=name)
 
-    assert on_device(Workers(device), lambda where, item: (where, item), 3, what="fit") == (device, 3)
+    settings = Settings.model_validate({"cluster": {"device": device}})
+    where = Where(settings, Store("file:///tmp", {}), lambda: Workers(device))
+    assert on_device(where, lambda device, item: (device, item), 3, what="fit") == (device, 3)
     assert asked == ([] if device == "cpu" else ["fit"])
 
 

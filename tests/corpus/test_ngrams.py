@@ -1,5 +1,6 @@
 """Passages that stand word for word in works: what is shared is found, as long as it is, and what is common is left alone."""
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -127,3 +128,10 @@ def test_an_index_has_the_runs_of_each_content_cut_alone_and_words_are_counted_a
     assert index.rows() == sorted(expected)
     counted = with_tokens(frame.with_columns(example_id=pl.lit("e")))["tokens"].to_list()
     assert counted == [len(words(content, kind, 0)) for content, kind in contents]
+
+
+def test_words_keep_their_hashes_from_text_to_text():
+    known, draws = ngrams._WordHashes(), np.random.default_rng(1)
+    for _ in range(50):
+        some = [f"word-{number}" for number in draws.integers(300, size=20)]
+        assert known.of_all(pl.Series(some)).tolist() == [ngrams._WordHashes()[word] for word in some]

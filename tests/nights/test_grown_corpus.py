@@ -6,6 +6,7 @@ from samples import DAY, corpus_frames
 from stages import SMALL, night, run
 
 from provenance.corpus.shards import CURRENT, corpus_in_force
+from provenance.inputs.night import read_whole
 from provenance.settlement.exports.nights import check_day
 from provenance.validation.replay import recompute
 
@@ -21,7 +22,7 @@ def without(frames, works):
 def shares(store, folder):
     """The shares of a night: `{(output, account, party): ppb}`."""
     columns = ["output_id", "account", "party_id", "share_ppb"]
-    return {(o, a, p): s for o, a, p, s in store.read_table(f"{folder}/shares.parquet", columns=columns).iter_rows()}
+    return {(o, a, p): s for o, a, p, s in read_whole(store, folder, "shares", "shares").select(columns).iter_rows()}
 
 
 def test_a_night_on_a_grown_corpus_is_replayed_and_pays_as_on_a_fresh_one(store, ingested, doors):

@@ -167,7 +167,7 @@ def test_two_runs_of_a_night_at_once_leave_each_other_s_scratch_alone(settings, 
 
 def test_no_amount_depends_on_it(settings, credited):
     _, store, night = settings
-    files = ("inputs.json", "plan.json", "scores.json", "estimate.json", "shares.json", "shares.parquet")
+    files = ("inputs.json", "plan.json", "scores.json", "estimate.json", "shares.json", "shares/000000.parquet")
     before = {name: store.read(f"{night}/{name}") for name in files}
     credited(OUTPUTS="2", SPANS="4")
     assert run(FREEZE.name, DAY) == night, "settings of credits are no input of a night"

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-import polars as pl
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
@@ -15,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from samples import create_database
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.tables import CREDITS
 from provenance.settlement import books, ledger
 from provenance.settlement.accounts import OWED, Account, imbalances
 from provenance.settlement.approvals import Approval
@@ -243,8 +241,7 @@ def history(postgres, template):
 
         def publish(self, booking):
             movements = ledger.movements(self.engine, booking, after=self.exported)
-            none = CREDITS.frame().with_columns(account=pl.lit(""))
-            table = payouts(booking.day, booking.revision, movements=movements, credits=none, names={})
+            table = payouts(booking.day, booking.revision, movements=movements, outputs={}, names={})
             opening = {(o, c): m for o, c, m in table.select("owner_id", "currency", "opening_balance_minor").iter_rows() if m}
             assert opening == {key: m for key, m in self.balances.items() if m}, "an export opens where the last one closed"
             closing = table.select("owner_id", "currency", "closing_balance_minor")

@@ -20,7 +20,7 @@ from provenance.settlement.accounts import Account, Standing, totals, trial_bala
 from provenance.settlement.books import Booking
 from provenance.settlement.exports.export import build, key_file, payout_lines, point_to, write
 from provenance.settlement.exports.keys import replace_key, signing_key, trusted_keys
-from provenance.settlement.exports.payouts import Movements, credits, intervals, payouts
+from provenance.settlement.exports.payouts import Movements, credits, credits_file, intervals, payouts
 from provenance.settlement.exports.proofs import public_pem, root, sign
 from provenance.settlement.exports.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
 from provenance.settlement.months.periods import PAY, Line, payment_entries
@@ -52,7 +52,7 @@ def tables(revision=1, day_before=None):
     changes = Standing().difference(AFTER, before)
     closing = {key: opening.get(key, 0) + changes.get(key, 0) for key in {**opening, **changes}}
     movements = Movements(opening, closing, before, AFTER, {}, Standing())
-    pay = payouts(DAY, revision, movements=movements, credits=credit, names=NAMES)
+    pay = payouts(DAY, revision, movements=movements, outputs=credits_file([credit]).outputs, names=NAMES)
     return pay, credit
 
 
@@ -61,7 +61,8 @@ def export(revision=1, others=(), **facts):
     booking = Booking(1, "night", DAY, NOON, revision, "n")
     entries = [(booking, sorted(AFTER.items())), *others]
     return build(
-        DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=entries, totals=totals(AFTER),
+        DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credits_file([credit]), entries=entries,
+        totals=totals(AFTER),
         facts={"notice": "invented", "previous": None, **facts},
     )  # fmt: skip
 
@@ -136,9 +137,9 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
         | {Account("held", "ann", "EUR"): -540},
     )  # fmt: skip
     _, credit = tables()
-    pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
+    pay = payouts(DAY, 1, movements=movements, outputs=credits_file([credit]).outputs, names=NAMES)
     exported = build(
-        DAY, 1, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=[], totals=totals(AFTER),
+        DAY, 1, payouts=pay, intervals=intervals(pay, ENDS), credits=credits_file([credit]), entries=[], totals=totals(AFTER),
         facts={"trial_balance": trial_balance(movements.closing)},
     )  # fmt: skip
     files = exported.files["payouts.xlsx"]
@@ -170,7 +171,8 @@ def test_a_workbook_has_each_currency_s_own_decimals():
     ]  # fmt: skip
     amounts = {code: dict.fromkeys(totals(AFTER)["EUR"], 0) | {"revenue_minor": 123, "earned_minor": 123} for code in codes}
     files = build(
-        DAY, 1, payouts=PAYOUTS.frame(rows), intervals=INTERVALS.frame(), credits=CREDITS.frame(), entries=[], totals=amounts,
+        DAY, 1, payouts=PAYOUTS.frame(rows), intervals=INTERVALS.frame(), credits=credits_file([CREDITS.frame()]),
+        entries=[], totals=amounts,
         facts={},
     ).files  # fmt: skip
     book = openpyxl.load_workbook(io.BytesIO(files["payouts.xlsx"]), data_only=True)
@@ -252,7 +254,8 @@ def test_the_pointer_never_goes_back(store):
 def test_an_export_holds_on_an_empty_day(store):
     empty_pay, empty_credit = PAYOUTS.frame(), CREDITS.frame()
     nil = build(
-        DAY, 1, payouts=empty_pay, intervals=intervals(empty_pay, ENDS), credits=empty_credit, entries=[], totals={},
+        DAY, 1, payouts=empty_pay, intervals=intervals(empty_pay, ENDS), credits=credits_file([empty_credit]), entries=[],
+        totals={},
         facts={"previous": None},
     )  # fmt: skip
     assert nil.manifest["nil"] is True

@@ -21,12 +21,22 @@ from provenance.core import tables
 from provenance.core.checks import conform
 from provenance.core.errors import CheckFailed, ContractError, InputError, StoreError
 from provenance.core.store import Store, from_csv, to_csv
-from provenance.core.tables import EVIDENCE, EXAMPLES, INTERVALS, NIGHT_SHARES, OUTPUTS, OWNERS, PAYOUTS, RULE_SHARES
+from provenance.core.tables import (
+    CREDITS,
+    EVIDENCE,
+    EXAMPLES,
+    INTERVALS,
+    NIGHT_SHARES,
+    OUTPUTS,
+    OWNERS,
+    PAYOUTS,
+    RULE_SHARES,
+)
 from provenance.core.text import plain, uncelled, visible
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
 from provenance.settlement.exports.export import build, payout_lines, write
-from provenance.settlement.exports.payouts import Movements, credits, intervals, payouts
+from provenance.settlement.exports.payouts import Movements, credits, credits_file, intervals, payouts
 from provenance.settlement.exports.verification import check_proof, prove_line, verify
 from provenance.settlement.months.closings import closing_table, request
 from provenance.settlement.months.excerpts import Excerpt, shortened
@@ -75,7 +85,7 @@ def published(tmp_path_factory):
     rows[-1] = (*rows[-1][:3], 10**9 - 10**9 // len(ESCROWS) * (len(ESCROWS) - 1), *rows[-1][4:])
     credit = credits(DAY, credited_frame(rows), EVIDENCE.frame(), RULE_SHARES.frame())
     movements = Movements({}, closing, {}, after, {}, standing)
-    pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
+    pay = payouts(DAY, 1, movements=movements, outputs=credits_file([credit]).outputs, names=NAMES)
     ends = [("EUR", "payable", owner, share, share // 2, share * 2) for owner in HOSTILE_IDS]
     shares = NIGHT_SHARES.frame(ends)
     said = {name or "empty": name for name in HOSTILE}
@@ -83,7 +93,8 @@ def published(tmp_path_factory):
     bookings = [(Booking(1, "night", DAY, NOON, 1, "n"), sorted(after.items()))]
     bookings.append((Booking(2, "claim", DAY, NOON, facts=said), list(moved.items())))
     exported = build(
-        DAY, 1, payouts=pay, intervals=intervals(pay, shares), credits=credit, entries=bookings, totals=totals(after),
+        DAY, 1, payouts=pay, intervals=intervals(pay, shares), credits=credits_file([credit]), entries=bookings,
+        totals=totals(after),
         facts={"notice": "\n".join(HOSTILE), "previous": None, "trial_balance": trial_balance(closing), "booking_id": 1},
     )  # fmt: skip
     write(store, exported, KEY)
@@ -138,7 +149,7 @@ def test_all_cells_of_text_in_the_workbook_are_text(published):
 def test_a_name_that_is_too_long_for_a_cell_is_cut_and_not_left_out(published):
     pay = published[1].files["payouts.parquet"]
     frame = pl.read_parquet(pay).with_columns(owner_name=pl.lit("x" * 40_000))
-    exported = build(DAY, 1, payouts=frame, intervals=INTERVALS.frame(), credits=pl.DataFrame(), entries=[],
+    exported = build(DAY, 1, payouts=frame, intervals=INTERVALS.frame(), credits=credits_file([CREDITS.frame()]), entries=[],
                  totals={}, facts={"notice": "y" * 40_000})  # fmt: skip
     book = openpyxl.load_workbook(io.BytesIO(exported.files["payouts.xlsx"]))
     assert book["Payouts"]["D2"].value == "x" * 32_767
@@ -156,7 +167,7 @@ def test_bean_check_accepts_the_journal_and_no_two_names_share_an_account(publis
     taken = next(account.rsplit(":", 1)[1] for account in accounts if ":Ann-" in account)
     mine = [(Booking(1, "night", DAY, NOON, 1, "n"), [(Account("payable", taken[:1].lower() + taken[1:], "EUR"), -1)])]
     other = build(DAY, 1, payouts=PAYOUTS.frame(), intervals=INTERVALS.frame(),
-                  credits=pl.DataFrame(), entries=mine, totals={}, facts={})  # fmt: skip
+                  credits=credits_file([CREDITS.frame()]), entries=mine, totals={}, facts={})  # fmt: skip
     assert f"Payable:{taken} " not in other.files["journal.beancount"].decode()
 
 

@@ -29,6 +29,7 @@ from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parq
 from provenance.core.text import plain
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.settlement.books import NIGHT, Booking
+from provenance.settlement.exports.payouts import CreditsFile
 from provenance.settlement.exports.proofs import public_pem, root, sign
 from provenance.settlement.exports.workbook import workbook
 
@@ -77,8 +78,7 @@ def build(
     *,
     payouts: pl.DataFrame,
     intervals: pl.DataFrame,
-    credits: bytes,
-    credits_rows: int,
+    credits: CreditsFile,
     entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]],
     totals: Mapping[str, Mapping[str, int]],
     facts: Mapping[str, Any],
@@ -86,7 +86,6 @@ def build(
     """Make all files of a revision; equal arguments give equal bytes.
 
     Args:
-        credits: the credits table as Parquet, of so many rows.
         entries: bookings since the export before, through the night's, with their entries.
         totals: control totals by currency.
         facts: other fields of the manifest: digests of inputs, code version, the previous manifest, a notice.
@@ -103,7 +102,7 @@ def build(
             notice=str(facts.get("notice") or ""),
         ),
         "intervals.csv": to_csv(intervals),
-        "credits.parquet": credits,
+        "credits.parquet": credits.data,
         "journal.beancount": _journal(entries, str(facts.get("notice") or "")).encode(),
     }
     manifest = {
@@ -111,7 +110,7 @@ def build(
         "day": str(day),
         "revision": revision,
         "nil": not any(amounts["revenue_minor"] for amounts in totals.values()),
-        "rows": {"payouts": payouts.height, "credits": credits_rows},
+        "rows": {"payouts": payouts.height, "credits": credits.rows},
         "merkle_root": root(payout_lines(files["payouts.csv"])),
         "totals": totals,
         "files": described(files),

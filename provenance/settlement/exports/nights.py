@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ import polars as pl
 import sqlalchemy as sa
 
 from provenance.core.published import MANIFEST, in_force, revision_folder
-from provenance.core.store import Store, parquet_of, sha256
-from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES, PAYABLE
+from provenance.core.store import Store, sha256
+from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.version import code_version
 from provenance.influence import audits
 from provenance.inputs.night import EVIDENCE_OF, digest_of, load_night, read_manifest, read_parts, read_written, shares_stage
@@ -24,7 +23,7 @@ from provenance.settlement.accrual import credited
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports.export import FORMAT, Export, build
 from provenance.settlement.exports.keys import trusted_keys
-from provenance.settlement.exports.payouts import as_claimed, intervals
+from provenance.settlement.exports.payouts import as_claimed, credits_file, intervals
 from provenance.settlement.exports.payouts import credits as credits_table
 from provenance.settlement.exports.payouts import payouts as payouts_table
 from provenance.settlement.exports.verification import Check, booked_and_published, earlier_revisions, verify
@@ -70,24 +69,12 @@ def make_export(
         read_parts(store, night.folder, stage, "rule_shares"),
         strict=True,
     )
-    counts = Counter[tuple[str, str]]()
-    rows = 0
-
-    def tables() -> Iterator[pl.DataFrame]:
-        nonlocal rows
-        for part in parts:
-            table = credits_table(night.date, *(as_claimed(one, standing) for one in part))
-            paid = table.filter(pl.col("account") == PAYABLE).group_by("owner_id", "currency").len()
-            counts.update({(owner, currency): count for owner, currency, count in paid.iter_rows()})
-            rows += table.height
-            yield table
-
-    credits = parquet_of(tables())
+    credits = credits_file(credits_table(night.date, *(as_claimed(one, standing) for one in part)) for part in parts)
     payouts = payouts_table(
         booking.day,
         booking.revision,
         movements=movements,
-        outputs=counts,
+        outputs=credits.outputs,
         names=_names(published, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
     shared = read_manifest(store, night.folder, "shares")
@@ -128,7 +115,6 @@ def make_export(
         payouts=payouts,
         intervals=intervals(payouts, as_claimed(night_shares, standing)),
         credits=credits,
-        credits_rows=rows,
         entries=[
             (posted, ledger.entries(engine, posted.booking_id))
             for posted in ledger.bookings(engine, after=before, through=booking.booking_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from provenance.core.money import PPB
+from provenance.core.store import parquet_of
 from provenance.core.tables import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS, UNATTRIBUTED
 from provenance.core.text import plain
 from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account, Standing
@@ -34,6 +36,36 @@ class Movements:
     standing: Standing
 
 
+@dataclass(frozen=True)
+class CreditsFile:
+    """The credits table.
+
+    Attributes:
+        data: as Parquet; rows: their number.
+        outputs: how many outputs credit an owner, by owner and currency.
+    """
+
+    data: bytes
+    rows: int
+    outputs: Mapping[tuple[str, str], int]
+
+
+def credits_file(parts: Iterable[pl.DataFrame]) -> CreditsFile:
+    """The file of a credits table, of which one part at a time is in memory."""
+    rows, outputs = 0, Counter[tuple[str, str]]()
+
+    def counted() -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for part in parts:
+            rows += part.height
+            paid = part.filter(pl.col("account") == PAYABLE).group_by("owner_id", "currency").len()
+            outputs.update({(owner, currency): count for owner, currency, count in paid.iter_rows()})
+            yield part
+
+    data = parquet_of(counted())
+    return CreditsFile(data, rows, outputs)
+
+
 def payouts(
     day: date,
     revision: int,
@@ -49,7 +81,7 @@ def payouts(
     row and every file adds up by itself.
 
     Args:
-        outputs: how many outputs credit an owner, by owner and currency.
+        outputs: as `CreditsFile` has them.
         names: owners' names by id.
 
     Raises:
