@@ -60,10 +60,10 @@ def plan_trainings(subject: Subject, trainings: int) -> list[Training]:
         found = f"{len(weights)} owner"
         raise ContractError("counterfactual models", expected="works of at least 2 owners, to leave some out", found=found)
     recipe = recipe_of(subject.open())
-    owner, contents = examples["owner"].to_numpy(), np.asarray(identities(subject.read("content_sha256", "prompt")))
+    contents = np.asarray(identities(subject.read("content_sha256", "prompt")))
     planned = []
     for part in plan(weights, trainings):
-        rows = np.flatnonzero(np.isin(owner, part.parties))
+        rows = np.flatnonzero(examples["owner"].is_in(list(part.parties)).to_numpy())
         name = digest({"version": VERSION, "recipe": recipe, "examples": contents[rows].tolist(), "seed": part.seed})
         planned.append(Training(name[:32], part, tuple(rows.tolist())))
     return planned
