@@ -39,7 +39,17 @@ from provenance.influence.methods import (
 )
 from provenance.influence.methods import score as score_rows
 from provenance.influence.night_curvature import read_fitted
-from provenance.influence.scores import Candidates, Held, Scores, joined, merge, reduce_scores
+from provenance.influence.scores import (
+    NO_NUMBERS,
+    PARTY,
+    Candidates,
+    Held,
+    Scores,
+    joined,
+    merge,
+    number_parties,
+    reduce_scores,
+)
 from provenance.inputs.holders import OPTED_OUT, duplicate_rules, holdings_by_group
 from provenance.inputs.night import Night, read_checked, read_written
 
@@ -143,7 +153,7 @@ def write_influence(where: Where, night: Night, plan: Plan, names: Sequence[str]
         parties = groups.parties[rule]
         evidence = pl.DataFrame()
         if night.parts:
-            outputs = pl.concat([store.read_table(part.key, columns=["output_id"]) for part in night.parts])["output_id"]
+            outputs = pl.concat([night.output_ids(store, number) for number in range(len(night.parts))])
             evidence = name_candidates(store, night, joined(candidates[rule]), outputs=outputs, parties=parties)
         tables = {"parties": parties[_sorted(parties)], "evidence": evidence}
         for name, table in tables.items():
@@ -172,13 +182,11 @@ def write_holdings(store: Store, night: Night, plan: Plan, rules: Sequence[str],
     first = [[next(starts) for _ in group] for group in files]
     groups = Groups(files, first, folder, {})
     for rule in rules:
-        numbers = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String, "party": pl.UInt32})
+        numbers = NO_NUMBERS
         shards = [[shard[0].part for shard in group] for group in files]
         for at, held in enumerate(holdings_by_group(store, night, rule, shards)):
-            parties = held.select("account", "party_id").unique(maintain_order=True)
-            new = parties.join(numbers, on=["account", "party_id"], how="anti", maintain_order="left")
-            numbers = pl.concat([numbers, new.with_row_index("party", offset=numbers.height).select(numbers.columns)])
-            numbered = held.join(numbers, on=["account", "party_id"], maintain_order="left")
+            numbers = number_parties(numbers, held)
+            numbered = held.join(numbers, on=PARTY, maintain_order="left")
             own = pl.col("own") & (pl.col("account") != OPTED_OUT)
             store.write_table(groups.holdings(rule, at), numbered.select("row", "party", "part", own=own))
         groups.parties[rule] = numbers.select("account", "party_id")
@@ -231,7 +239,7 @@ def read_influence(store: Store, night: Night, rule: str, part: int) -> Influenc
         StoreError: the file has another SHA-256 than the manifest names.
     """
     data = read_checked(store, night.folder, "scores", _sums_file(rule, part))
-    ids = store.read_table(night.parts[part].key, columns=["output_id"])["output_id"].to_list()
+    ids = night.output_ids(store, part).to_list()
     return Influence(ids, load_tensors(data)["sums"].astype(np.float64))
 
 
@@ -337,7 +345,7 @@ def kept_scores(store: Store, night: Night, keep: str, part: int, weights: np.nd
     Args:
         weights: weights of the components, `(K,)`.
     """
-    ids = store.read_table(night.parts[part].key, columns=["output_id"])["output_id"]
+    ids = night.output_ids(store, part)
     frames = []
     for shard, scores in _read_kept(store, night, keep, part):
         examples = store.read_table(shard.key, columns=["example_id"])["example_id"]

@@ -141,9 +141,8 @@ def _leading(
     found = scores.candidates
     pairs = pl.DataFrame({"span": found.output.astype(np.int64), "party": found.party}).with_row_index("at")
     shown = found.take(pairs.join(leading, on=["span", "party"], how="semi", maintain_order="left")["at"].to_numpy())
-    names = pl.Series([str(number) for number in range(spans.height)], dtype=pl.String)
-    best = name_candidates(store, night, shown, outputs=names, parties=parties).select(
-        "account", "party_id", "example_id", "work_id", span=pl.col("output_id").cast(pl.Int64)
+    best = name_candidates(store, night, shown, outputs=spans["span"], parties=parties).select(
+        "account", "party_id", "example_id", "work_id", span="output_id"
     )
     table = spans.join(leading, on="span", maintain_order="left_right")
     table = table.join(best, on=["span", "account", "party_id"], how="left", maintain_order="left")

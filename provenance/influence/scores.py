@@ -12,6 +12,7 @@ from provenance.core.arrays import Array, namespace, to_numpy
 from provenance.core.tables import EVIDENCE
 
 PARTY = ["account", "party_id"]
+NO_NUMBERS = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String, "party": pl.UInt32})
 KEYS = ["output_id", *PARTY]
 
 
@@ -160,6 +161,12 @@ def reweight_evidence(evidence: pl.DataFrame, weights: np.ndarray, top: int) -> 
     ranked = table.sort(*KEYS, "influence", "example_id", descending=[False] * 3 + [True, False])
     chosen: pl.DataFrame = ranked.group_by(*KEYS, maintain_order=True).head(top)
     return chosen.select(*EVIDENCE.columns)
+
+
+def number_parties(known: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """`account, party_id, party`: known parties with their numbers and, after them, the new ones of some rows."""
+    new = rows.select(PARTY).unique(maintain_order=True).join(known, on=PARTY, how="anti", maintain_order="left")
+    return pl.concat([known, new.with_row_index("party", offset=known.height).select(known.columns)])
 
 
 def party_influence(parties: pl.DataFrame, influence: np.ndarray, output_ids: Sequence[str]) -> pl.DataFrame:

@@ -116,6 +116,10 @@ class Night:
         """The type of weights and activations in passes: `float32`, or `bfloat16`."""
         return str(self.method.get("precision", "float32"))
 
+    def output_ids(self, store: Store, part: int) -> pl.Series:
+        """The ids of the outputs of a part, in order."""
+        return store.read_table(self.outputs[part].key, columns=["output_id"])["output_id"]
+
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""
         return pl.concat([store.read_table(part.key) for part in self.outputs])

@@ -155,7 +155,7 @@ class Division:
         self, part: int, tables: dict[str, list[pl.DataFrame]], by_rule: Sequence[_Estimates], opted_out: Withdrawn
     ) -> None:
         """Add the tables of a part of the outputs."""
-        ids = self.where.store.read_table(self.night.parts[part].key, columns=["output_id"])["output_id"]
+        ids = self.night.output_ids(self.where.store, part)
         contract_of = dict(self.assigned.filter(pl.col("output_id").is_in(ids.implode())).iter_rows())
         for contract in self.night.contracts:
             outputs = [output for output in ids if contract_of[output] == contract.name]

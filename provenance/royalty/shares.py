@@ -13,6 +13,7 @@ from provenance.core.arrays import positive_shares
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.core.tables import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
+from provenance.influence.scores import NO_NUMBERS, PARTY, number_parties
 from provenance.inputs.contracts import Contract
 
 FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT = "faithful", "srs", "banzhaf", "proportional", "flat"
@@ -220,7 +221,7 @@ class _Night:
     Attributes:
         outputs: `output_id, place, weight`: the part that an output has of the pools.
         draws: weights of the outputs in each draw, `(draws, outputs)`.
-        parties: `account, party_id, column`.
+        parties: `account, party_id, party`, by number.
         sums: of shares and of the ends of their intervals, `(3, parties)`; drawn: of shares in each draw, `(draws, parties)`.
     """
 
@@ -234,18 +235,14 @@ class _Night:
     def of(cls, pools: pl.DataFrame) -> _Night:
         weight = pl.col("pool") / pools["pool"].sum()
         outputs = pools.with_row_index("place").select("output_id", "place", weight=weight)
-        parties = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String, "column": pl.UInt32})
-        return cls(outputs, _drawn(pools.height, DRAWS, SEED), parties, np.zeros((3, 0)), np.zeros((DRAWS, 0)))
+        return cls(outputs, _drawn(pools.height, DRAWS, SEED), NO_NUMBERS, np.zeros((3, 0)), np.zeros((DRAWS, 0)))
 
     def add(self, shares: pl.DataFrame) -> None:
         """Add the shares of some outputs."""
-        key = ["account", "party_id"]
         rows = shares.join(self.outputs, on="output_id", maintain_order="left")
-        new = rows.select(key).unique(maintain_order=True).join(self.parties, on=key, how="anti", maintain_order="left")
-        numbered = new.with_row_index("column", offset=self.parties.height).select(self.parties.columns)
-        self.parties = pl.concat([self.parties, numbered])
-        rows = rows.join(self.parties, on=key, maintain_order="left")
-        count, column, weight = self.parties.height, rows["column"].to_numpy(), rows["weight"].to_numpy()
+        self.parties = number_parties(self.parties, rows)
+        rows = rows.join(self.parties, on=PARTY, maintain_order="left")
+        count, column, weight = self.parties.height, rows["party"].to_numpy(), rows["weight"].to_numpy()
         more = ((0, 0), (0, count - self.sums.shape[1]))
         self.sums, self.drawn = np.pad(self.sums, more), np.pad(self.drawn, more)
         parts = [weight * rows[name].to_numpy() / PPB for name in ("share_ppb", "low_ppb", "high_ppb")]
@@ -262,7 +259,7 @@ class _Night:
         spread = [np.sqrt((drawn - share) ** 2 + (end - share) ** 2) for drawn, end in ends]
         columns = {"share_ppb": share, "low_ppb": share - spread[0], "high_ppb": share + spread[1]}
         rounded = {name: np.rint(np.clip(value, 0, 1) * PPB).astype(np.int64) for name, value in columns.items()}
-        return self.parties.drop("column").with_columns(**rounded)
+        return self.parties.drop("party").with_columns(**rounded)
 
 
 def to_ppb(values: np.ndarray) -> np.ndarray | None:

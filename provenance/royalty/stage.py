@@ -96,7 +96,7 @@ def share(where: Where, folder: str) -> str:
     )
     writes, credited = dict[str, str](), set[tuple[str, str]]()
     for part, ruled in enumerate(read_parts(store, folder, "estimate", "rule_shares")):
-        ids = store.read_table(night.outputs[part].key, columns=["output_id"])["output_id"]
+        ids = night.output_ids(store, part)
         shares = by_contract(ruled, outputs.filter(pl.col("output_id").is_in(ids.implode())), contracts, weights)
         file = part_file("shares", part)
         writes[file] = store.write_table(f"{folder}/{file}", shares)

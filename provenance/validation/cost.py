@@ -8,12 +8,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +175,8 @@ def _attribute_with(open_workers: OpenWorkers, settings: Settings, request: Requ
 
 def _in_new_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """The result of a function in a new process, and the peak memory of that process, in MB."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_with_peak, function, *arguments).result()
+    result: tuple[Any, float] = scale.in_new_process(_with_peak, function, *arguments)
+    return result
 
 
 def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
