@@ -30,7 +30,7 @@ from provenance.core.money import PPB
 from provenance.core.published import night_in_force
 from provenance.core.where import Where
 from provenance.inputs.night import load_night
-from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.export import read_credits, read_export
 from provenance.validation.audit import units
 from provenance.validation.coalitions import baselines, compare, retrained_on_diagonal
 from provenance.validation.retrain import retrain
@@ -52,7 +52,8 @@ def measure(where: Where, day: str, *, diagonal: int, seeds: int) -> dict[str, A
     if diagonal:
         truths["diagonal"] = retrained_on_diagonal(where, night, owner_of, diagonal)
     outputs = night.read_outputs(where.store)["output_id"].to_list()
-    manifest, _, credits = read_export(where.store, day)
+    manifest, _ = read_export(where.store, day)
+    credits = read_credits(where.store, manifest["folder"])
     paid = np.zeros((3, len(owners), len(outputs)))
     rows = credits.select(pl.coalesce("owner_id", "escrow_id", pl.lit("")), "output_id", "share_ppb", "low_ppb", "high_ppb")
     for owner, output, *numbers in rows.filter(pl.nth(0).is_in(owners)).iter_rows():

@@ -162,11 +162,12 @@ def show(store: Store, day: str, kind: Kind, console: Console) -> None:
     """Show the day's owners, one output with the works behind it, and what to do next."""
     from provenance.settlement.accounts import TOTALS
     from provenance.settlement.exports.explain import explain
-    from provenance.settlement.exports.export import read_export
+    from provenance.settlement.exports.export import read_credits, read_export
     from tasks.cli.attribution import output_screen
     from tasks.cli.nights import owners_screen
 
-    manifest, _, credits = read_export(store, day)
+    manifest, _ = read_export(store, day)
+    credits = read_credits(store, manifest["folder"])
     console.print(next(owners_screen(store, day, most=LISTED)))
     for currency, totals in manifest["totals"].items():
         revenue, *parts = (format_minor(totals[name], currency) for name in TOTALS.values())

@@ -134,10 +134,11 @@ def _run(module: str) -> None:
 def subjects(store: Store) -> tuple[str, str, bytes]:
     """The demo's last day, its output that owes most to a second owner, and the statement of who earned most."""
     from provenance.core.tables import PAYABLE
-    from provenance.settlement.exports.export import read_export
+    from provenance.settlement.exports.export import read_credits, read_export
 
     day = month.demo_days(store)[-1]
-    _, payouts, credits = read_export(store, day)
+    manifest, payouts = read_export(store, day)
+    credits = read_credits(store, manifest["folder"])
     of_owners = credits.filter(pl.col("account") == PAYABLE).sort("share_ppb", "output_id", descending=[True, False])
     second = of_owners.group_by("output_id", maintain_order=True).agg(pl.col("share_ppb").slice(1, 1).first())
     output = str(second.sort("share_ppb", "output_id", descending=[True, False], nulls_last=True)["output_id"][0])

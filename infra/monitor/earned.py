@@ -15,6 +15,7 @@ from provenance.core.published import revision_folder
 from provenance.core.store import Store, from_csv
 from provenance.core.tables import ESCROW, INTERVALS, PAYABLE, UNATTRIBUTED
 from provenance.settlement.books import Booking
+from provenance.settlement.exports.export import read_credits
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,9 @@ def leaders(store: Store, booking: Booking, output_ids: Sequence[str]) -> dict[s
     if manifest_of(store, booking) is None:
         return {}
     columns = ["output_id", "account", "owner_id", "escrow_id", "share_ppb"]
-    credits = store.read_table(f"{revision_folder(booking.day, booking.revision)}/credits.parquet", columns=columns)
-    first = (
-        credits.filter(pl.col("output_id").is_in(list(output_ids)))
-        .sort("share_ppb", descending=True)
-        .unique("output_id", keep="first", maintain_order=True)
-    )
+    wanted = pl.col("output_id").is_in(list(output_ids))
+    credits = read_credits(store, revision_folder(booking.day, booking.revision), *columns, wanted=wanted)
+    first = credits.sort("share_ppb", descending=True).unique("output_id", keep="first", maintain_order=True)
     names = owner_names(store, booking)
     return {
         row["output_id"]: (

@@ -27,6 +27,7 @@ from provenance.settlement.account_actions import owners_in_force
 from provenance.settlement.accounts import ADVANCE, CARRIED, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.accounts import HELD as KEPT
 from provenance.settlement.books import ANSWER, CLAIM, CLOSE, HOLD, NIGHT, PAYMENTS, RELEASE, Booking
+from provenance.settlement.exports.export import read_credits
 from provenance.settlement.exports.shown import passage_data
 from provenance.settlement.exports.works import CreditedWork, works_behind
 from provenance.settlement.months import settling
@@ -244,10 +245,9 @@ def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.D
     nights = [in_force[day] for day in sorted(in_force, reverse=True) if manifest_of(store, in_force[day])][:NIGHTS]
     numbers = ("share_ppb", "low_ppb", "high_ppb", "amount_nanominor")
     columns = ["day", "output_id", "account", "owner_id", "currency", *numbers, "top_works"]
-    tables = []
-    for booking in nights:
-        table = store.read_table(f"{revision_folder(booking.day, booking.revision)}/credits.parquet", columns=columns)
-        tables.append(table.filter((pl.col("owner_id") == owner_id) & (pl.col("account") == PAYABLE)))
+    wanted = (pl.col("owner_id") == owner_id) & (pl.col("account") == PAYABLE)
+    folders = [revision_folder(booking.day, booking.revision) for booking in nights]
+    tables = [read_credits(store, folder, *columns, wanted=wanted) for folder in folders]
     own = pl.concat(tables) if tables else pl.DataFrame(schema={name: CREDITS.schema[name] for name in columns})
     own = own.sort("amount_nanominor", "day", "output_id", descending=[True, True, False])
     return own.drop("account", "owner_id"), len(nights)

@@ -362,17 +362,17 @@ class Store:
 
     def count_rows(self, key: str) -> int:
         """The number of rows of the Parquet table at `key`."""
-        with self._scanned(key) as table:
+        with self.scan(key) as table:
             return int(table.select(pl.len()).collect().item())
 
     def read_rows(self, key: str, first: int, rows: int) -> pl.DataFrame:
         """Some rows of the Parquet table at `key`; the rest is not held in memory."""
-        with self._scanned(key) as table:
+        with self.scan(key) as table:
             return table.slice(first, rows).collect()
 
     @contextmanager
-    def _scanned(self, key: str) -> Iterator[pl.LazyFrame]:
-        """A table on this machine, to be read in parts."""
+    def scan(self, key: str) -> Iterator[pl.LazyFrame]:
+        """The Parquet table at `key`, of which no more is held in memory than is asked for."""
         if not self.exists(key):
             raise StoreError(self.locate(key), expected="an object", found="nothing")
         path = self.path(key)

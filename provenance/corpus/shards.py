@@ -279,12 +279,10 @@ def read_examples(store: Store, corpus: FrozenCorpus, *columns: str, rows: Seque
     """
     if rows is None:
         return pl.concat([read_part(store, part.sha256, *columns) for part in corpus.shards])
-    tables, start, places = [], 0, np.asarray(rows)
-    for part in corpus.shards:
-        local = places[(places >= start) & (places < start + part.rows)] - start
-        if local.size:
-            tables.append(read_part(store, part.sha256, *columns)[local])
-        start += part.rows
+    places, starts = np.asarray(rows), np.cumsum([0, *(part.rows for part in corpus.shards)])
+    local = np.split(places, np.searchsorted(places, starts[1:-1]))
+    parts = zip(corpus.shards, local, starts, strict=False)
+    tables = [read_part(store, part.sha256, *columns)[own - start] for part, own, start in parts if own.size]
     return pl.concat(tables) if tables else read_part(store, corpus.shards[0].sha256, *columns).clear()
 
 

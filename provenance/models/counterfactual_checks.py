@@ -10,7 +10,7 @@ import polars as pl
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
-from provenance.models.counterfactual_records import Record, records, trained_on
+from provenance.models.counterfactual_records import Record, listed_examples, records
 from provenance.models.frozen import close_models, open_model
 from provenance.models.model import Model, all_losses, examples_in
 from provenance.models.partition_plan import BOUNDS
@@ -112,8 +112,8 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
     models = records(subject.store, subject.model, unchecked=True)
     losses, listed = np.empty((len(models), len(keys))), np.empty((len(models), len(keys)), dtype=bool)
     for row, record in enumerate(models):
-        works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
-        listed[row] = [content in works.get(work, ()) for work, content in keys]
+        theirs = set(listed_examples(subject.store, record).select("work_id", "content_sha256").iter_rows())
+        listed[row] = [key in theirs for key in keys]
         frozen = record.folder, record.files, record.checkpoint
         adapter, module = open_model(subject.store, *frozen, cache=subject.cache, device="cpu")
         losses[row] = all_losses(adapter, module, given, batch_size=BATCH)
@@ -155,9 +155,7 @@ def usable_models(subject: Subject, candidates: Sequence[Record] | None = None) 
             where, hint = subject.store.locate(record.key), "Remove it, or serve the model that it belongs to."
             expected = f"recipe {recipe[:12]} of the model served"
             raise ModelError(where, expected=expected, found=record.made_of[:12], hint=hint)
-    usable = [
-        record for record in candidates if _foreign_examples(trained_on(subject.store, record).counts(), served).is_empty()
-    ]
+    usable = [record for record in candidates if _foreign_examples(listed_examples(subject.store, record), served).is_empty()]
     if len(usable) < len(candidates):
         excluded = len(candidates) - len(usable)
         log.warning("counterfactual models: %d of %d are of another corpus and do not count", excluded, len(candidates))

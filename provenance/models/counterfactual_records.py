@@ -2,12 +2,14 @@
 
 counterfactuals/<model served>/<name>.json      one training: its place in the plan, and the folder of the trained model
 frozen/models/<digest>/                         that folder, with the manifest of the works that it was trained on
+listed/<digest of a manifest>.parquet           the manifest's examples as a table, since JSON of many works is slow to read
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from provenance.core.errors import ModelError, StoreError
@@ -86,6 +88,14 @@ def trained_on(store: Store, record: Record) -> Manifest:
     return read_manifest(data, store.locate(key))
 
 
+def listed_examples(store: Store, record: Record) -> pl.DataFrame:
+    """`work_id, content_sha256, count` of the works of a counterfactual model; parsed from its manifest once."""
+    key = f"listed/{record.files[MANIFEST]}.parquet"
+    if not store.exists(key):
+        store.write_table(key, trained_on(store, record).counts().sort("work_id", "content_sha256"))
+    return store.read_table(key)
+
+
 def copy_set(source: Store, target: Store, served: str) -> list[Record]:
     """Copy the counterfactual models of a served model to another store; existing files stay as they are."""
     copied = records(source, served)
@@ -104,8 +114,8 @@ def summary(store: Store, served: str) -> list[dict[str, Any]]:
     """One row for each counterfactual model of a served model, as `provenance counterfactuals list` shows them."""
     rows = []
     for record in sorted(records(store, served), key=lambda record: (record.partition, record.name)):
-        works = trained_on(store, record).works
+        listed = listed_examples(store, record)
         columns = {name: getattr(record, name) for name in ("name", *PLAN_FIELDS)}
-        counts = {"works": len(works), "examples": sum(map(len, works.values()))}
+        counts = {"works": listed["work_id"].n_unique(), "examples": int(listed["count"].sum())}
         rows.append({**columns, **counts, "folder": f"frozen/models/{record.folder}"})
     return rows

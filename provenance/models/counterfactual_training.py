@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from provenance.core.errors import ContractError, ModelError
@@ -24,7 +24,7 @@ from provenance.core.where import Where
 from provenance.corpus.delivery import identities
 from provenance.corpus.rights.manifest import manifest_of, read_manifest
 from provenance.models.counterfactual_checks import check_new, check_same_recipe, check_works
-from provenance.models.counterfactual_records import PLAN_FIELDS, Record, read_record, records
+from provenance.models.counterfactual_records import PLAN_FIELDS, Record, listed_examples, read_record, records
 from provenance.models.frozen import freeze_model
 from provenance.models.model import Model, keep_ends, read_model
 from provenance.models.partition_plan import Part, plan
@@ -45,11 +45,11 @@ EXAMPLE_COLUMNS = ("work_id", "example_id", "position", "content_sha256", "conte
 
 @dataclass(frozen=True)
 class Training:
-    """One planned training: its part of the owners, and the row numbers of its examples in the corpus."""
+    """One planned training: its part of the owners, and the row numbers of its examples in the corpus, ascending."""
 
     name: str
     part: Part
-    examples: tuple[int, ...]
+    examples: array[int]
 
 
 def plan_trainings(subject: Subject, trainings: int) -> list[Training]:
@@ -60,12 +60,12 @@ def plan_trainings(subject: Subject, trainings: int) -> list[Training]:
         found = f"{len(weights)} owner"
         raise ContractError("counterfactual models", expected="works of at least 2 owners, to leave some out", found=found)
     recipe = recipe_of(subject.open())
-    contents = np.asarray(identities(subject.read("content_sha256", "prompt")))
+    contents = pl.Series(identities(subject.read("content_sha256", "prompt")), dtype=pl.String)
     planned = []
     for part in plan(weights, trainings):
-        rows = np.flatnonzero(examples["owner"].is_in(list(part.parties)).to_numpy())
-        name = digest({"version": VERSION, "recipe": recipe, "examples": contents[rows].tolist(), "seed": part.seed})
-        planned.append(Training(name[:32], part, tuple(rows.tolist())))
+        rows = examples["owner"].is_in(list(part.parties)).arg_true()
+        name = digest({"version": VERSION, "recipe": recipe, "examples": contents[rows].to_list(), "seed": part.seed})
+        planned.append(Training(name[:32], part, array("I", rows.to_numpy().tobytes())))
     return planned
 
 
@@ -170,6 +170,7 @@ def _register(subject: Subject, trained: Model, name: str, part: Part, *, checke
         checked=checked,
         **{field: getattr(part, field) for field in PLAN_FIELDS},
     )
+    listed_examples(subject.store, record)  # here, where many are trained at once
     subject.store.create(record.key, canonical_json(record.model_dump()))
     return read_record(subject.store, subject.model, name)
 

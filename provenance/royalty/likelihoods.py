@@ -20,7 +20,7 @@ from provenance.corpus.holdings import PARTY
 from provenance.corpus.shards import Part, read_part
 from provenance.inputs.night import Night, read_manifest, subject_of_night
 from provenance.models.counterfactual_checks import check_works
-from provenance.models.counterfactual_records import read_record, trained_on
+from provenance.models.counterfactual_records import listed_examples, read_record
 from provenance.models.frozen import close_models, fetch_model, open_model
 from provenance.models.model import all_losses, examples_in
 from provenance.models.subject import works_served
@@ -114,6 +114,7 @@ def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: p
     """The outcomes of the night's counterfactual models: those to fit on, and those set aside.
 
     Args:
+        holdings: from `royalty.holdings.corpus_holdings`.
         parties: `account, party_id`, in the order of the owners.
 
     Raises:
@@ -124,15 +125,17 @@ def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: p
     likelihoods = read_likelihoods(store, night.folder)
     records = sorted((read_record(store, night.model, name) for name in night.counterfactuals), key=lambda r: r.name)
     served = works_served(subject)
-    trained_holdings = holdings.join(served, on=PAIR, how="semi")
-    whole = _by_party(trained_holdings, parties)
-    trained = night.read_corpus(store, "work_id", "content_sha256", "tokens").join(served, on=PAIR, how="semi")
+    examples = night.read_corpus(store, *PAIR, "tokens").with_row_index("row").join(served, on=PAIR, how="semi")
+    # Sorted, since a sum of floats depends on their order.
+    trained = holdings.join(examples, on="row", how="semi").select("row", *PARTY, "weight").sort(*PARTY, "weight")
+    whole = _by_party(trained, parties)
     inside, seen = np.empty((len(records), parties.height)), np.empty(len(records))
     for at, record in enumerate(records):
-        listed = trained_on(store, record).counts()
+        listed = listed_examples(store, record)
         check_works(listed, served, store.locate(record.key))
-        inside[at] = _by_party(trained_holdings.join(listed, on=PAIR, how="semi"), parties)
-        seen[at] = trained.join(listed, on=PAIR, how="semi")["tokens"].sum()
+        there = examples.join(listed, on=PAIR, how="semi")
+        inside[at] = _by_party(trained.join(there, on="row", how="semi", maintain_order="left"), parties)
+        seen[at] = there["tokens"].sum()
     inside = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
     outputs = len(likelihoods[SERVED])
     value = np.stack([likelihoods[record.name] for record in records]) if records else np.zeros((0, outputs))
@@ -143,16 +146,15 @@ def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: p
         base=likelihoods[BASE],
         served=likelihoods[SERVED],
         size=whole / whole.sum() if whole.sum() else whole,
-        seen=seen / max(1, int(trained["tokens"].sum())),
+        seen=seen / max(1, int(examples["tokens"].sum())),
     )
     aside = np.array([record.aside for record in records], dtype=bool)
     return both.subset(~aside), both.subset(aside)
 
 
 def _by_party(holdings: pl.DataFrame, parties: pl.DataFrame) -> np.ndarray:
-    """Sums of weight in the order of the parties, `(n,)`."""
-    terms = holdings.select(*PARTY, "weight").sort(*PARTY, "weight")
-    sums = terms.group_by(*PARTY, maintain_order=True).agg(pl.col("weight").sum())
+    """Sums of sorted weights in the order of the parties, `(n,)`."""
+    sums = holdings.group_by(*PARTY, maintain_order=True).agg(pl.col("weight").sum())
     ordered = parties.join(sums, on=PARTY, how="left", maintain_order="left")
     weights: np.ndarray = ordered["weight"].fill_null(0.0).to_numpy()
     return weights

@@ -60,11 +60,15 @@ def estimate(where: Where, folder: str) -> str:
 
     night, scores = night_to_compute(store, folder), read_manifest(store, folder, "scores")
     estimated, flat = dict[str, Estimated](), dict[str, pl.DataFrame]()
-    for rule in duplicate_rules(night):
-        holdings = corpus_holdings(store, night, rule)
+
+    def estimate_rule(rule: str) -> None:
+        holdings = corpus_holdings(store, night, rule)  # of all examples: not kept while outputs are divided
         estimated[rule] = estimate_copies(where, night, rule, holdings)
         contracts = [contract for contract in night.contracts if contract.duplicates == rule]
-        flat |= {contract.name: flat_weights(holdings, contract.flat_by) for contract in contracts}
+        flat.update({contract.name: flat_weights(holdings, contract.flat_by) for contract in contracts})
+
+    for rule in duplicate_rules(night):
+        estimate_rule(rule)
     assigned = assigned_contracts(store, night)
     manifest: dict[str, Any] = {
         "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},

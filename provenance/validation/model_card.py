@@ -24,6 +24,7 @@ from provenance.features.run_notes import note_of_booking, read_notes
 from provenance.influence.audits import AuditFigure, audits
 from provenance.royalty.fidelity import CONTAINED
 from provenance.royalty.shares import BY_VALUE
+from provenance.settlement.exports.export import read_credits
 from provenance.settlement.exports.trust import in_words
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def _outputs(store: Store, manifest: Mapping[str, Any]) -> int:
     if frozen:
         return sum(part["rows"] for part in frozen["outputs"])
     folder = in_force(store, manifest["day"])["folder"]
-    return int(store.read_table(f"{folder}/credits.parquet", columns=["output_id"])["output_id"].n_unique())
+    return int(read_credits(store, folder, "output_id")["output_id"].n_unique())
 
 
 def _fidelity(contract: str, facts: Mapping[str, Any]) -> Fidelity:

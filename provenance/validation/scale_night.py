@@ -23,7 +23,7 @@ from provenance.validation.scale_model import READ, Small
 
 DAY = date(2026, 11, 20)
 OUTPUTS, FIRST_OUTPUT = 1_000, 10**9
-CLUSTER = {"address": "", "workers": 2, "processes": True, "device": "cpu"}
+CLUSTER = {"address": "", "processes": True, "device": "cpu"}
 # Worth of the counterfactual models in trainings: 32 models.
 TRAININGS = 10
 # A small model needs few numbers for each example.
@@ -57,11 +57,11 @@ def lay_out(folder: Path, examples: int) -> None:
     Small(folder / "model", epochs=1, batch_size=16, learning_rate=1e-2).train(first, seed=1, folder=folder / "model")
 
 
-def settings_at(folder: Path, settings: Settings) -> Settings:
-    """Settings of a night in a folder, with a ledger of its own."""
+def settings_at(folder: Path, settings: Settings, workers: int) -> Settings:
+    """Settings of a night in a folder, with some workers and a ledger of its own."""
     at = settings.at(folder, folder / "model")
     update = {
-        "cluster": CLUSTER,
+        "cluster": CLUSTER | {"workers": workers},
         "features": FEATURES,
         "influence": {"method": "fitted", "checkpoints": 1},
         "counterfactuals": {"trainings": TRAININGS},
@@ -72,10 +72,10 @@ def settings_at(folder: Path, settings: Settings) -> Settings:
     return at.model_copy(update={name: getattr(at, name).model_copy(update=values) for name, values in update.items()})
 
 
-def scale(folder: Path, settings: Settings, open_workers: OpenWorkers, examples: int) -> dict[str, Any]:
+def scale(folder: Path, settings: Settings, open_workers: OpenWorkers, examples: int, *, workers: int = 2) -> dict[str, Any]:
     """The cost of every stage: seconds, of the processor as well, peak memory in MB, and bytes that it added to the store."""
     in_new_process(lay_out, folder, examples)
-    at, stages = settings_at(folder, settings), dict[str, Any]()
+    at, stages = settings_at(folder, settings, workers), dict[str, Any]()
 
     def run(stage: str, *arguments: Any) -> Any:
         before = _bytes(folder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.published import MANIFEST, published_days, revision_folder
+from provenance.core.published import published_days
 from provenance.core.stages import APPROVE
 from provenance.core.tables import ESCROW
 from provenance.corpus.delivery import Files, files_below
@@ -16,6 +16,7 @@ from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
 from provenance.settlement.accounts import OWED, trial_balance
 from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.exports.nights import count_published
 from provenance.settlement.exports.trust import in_words
 from provenance.settlement.months.settling import WAITING
 from provenance.settlement.months.unsettled import Unsettled, unsettled
@@ -137,10 +138,9 @@ def status(
     waits: list[Waits] = []
     if not corpus:
         waits.append(Waits("no corpus is in force", _run(where, "ingest_corpus", f"{today - timedelta(days=1)}")))
-    for booking in nights:
-        if not store.exists(f"{revision_folder(booking.day, booking.revision)}/{MANIFEST}"):
-            what = f"the night of {booking.day} is booked ({booking.booking_id}) and not published"
-            waits.append(Waits(what, _run(where, "nightly_payouts", str(booking.day))))
+    for booking in nights[count_published(store, nights) :]:
+        what = f"the night of {booking.day} is booked ({booking.booking_id}) and not published"
+        waits.append(Waits(what, _run(where, "nightly_payouts", str(booking.day))))
     waits += _unpaid(where, delivered, {str(booking.day) for booking in nights}, today)
     waits += _not_read(files, today)
     if waiting := opened.statuses.get(WAITING, 0):
@@ -198,17 +198,17 @@ def _corpus(store: Store) -> dict[str, Any]:
 
 
 def _last_night(store: Store, days: list[str]) -> tuple[LastNight | None, dict[str, Any]]:
-    from provenance.settlement.exports.export import read_export
+    from provenance.settlement.exports.export import read_credits, read_export
 
     if not days:
         return None, {}
-    manifest, payouts, credits = read_export(store, days[-1])
+    manifest, payouts = read_export(store, days[-1])
     fidelity = manifest.get("fidelity", {})
     night = LastNight(
         day=days[-1],
         revision=manifest["revision"],
         model_id=manifest["inputs"]["model_id"],
-        outputs=credits["output_id"].n_unique(),
+        outputs=read_credits(store, manifest["folder"], "output_id")["output_id"].n_unique(),
         owners=payouts.filter(payouts["earned_minor"] != 0)["owner_id"].n_unique(),
         earned={currency: row["earned_minor"] for currency, row in manifest["totals"].items()},
         escrowed={currency: row["escrowed_minor"] for currency, row in manifest["totals"].items()},

@@ -354,12 +354,14 @@ def _fractional(nanominor: int, currency: str) -> str:
 
 def _outputs_near(store: Store, output_id: str, day: str | None) -> list[str]:
     """The outputs of a published day: the one that the id begins with, or else another."""
-    from provenance.core.published import published_days
-    from provenance.settlement.exports.export import read_export
+    from provenance.core.published import in_force, published_days
+    from provenance.settlement.exports.export import read_credits
 
     days = published_days(store)
     named = next((each for each in days if output_id.startswith(each)), day)
-    return read_export(store, named)[2]["output_id"].unique().sort().to_list() if named else []
+    if not named:
+        return []
+    return read_credits(store, in_force(store, named)["folder"], "output_id")["output_id"].unique().sort().to_list()
 
 
 @command(app, group=RIGHTS)

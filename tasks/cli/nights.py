@@ -43,7 +43,7 @@ def payouts(where: Where, day: PaidDay, most: Annotated[int, Option(min=1, help=
     """
     from provenance.settlement.exports.export import read_export
 
-    manifest, table, _ = read_export(where.store, day_argument(day))
+    manifest, table = read_export(where.store, day_argument(day))
     data = {"manifest": manifest, "payouts": table.to_dicts()}
     yield data, owners_screen(where.store, day_argument(day), most=most)
 
@@ -52,10 +52,12 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     """A published day: each owner's share and earnings, escrow, control totals, terms."""
     from provenance.core.tables import ESCROW, PAYABLE
     from provenance.settlement.accounts import HELD
-    from provenance.settlement.exports.export import read_export
+    from provenance.settlement.exports.day_diff import ENDS
+    from provenance.settlement.exports.export import read_credits, read_export
     from provenance.settlement.exports.trust import in_words
 
-    manifest, payouts, credits = read_export(store, day)
+    manifest, payouts = read_export(store, day)
+    credits = read_credits(store, manifest["folder"], "output_id", "account", "owner_id", "escrow_id", *ENDS)
     yield _owners_table(day, manifest, payouts, credits, most)
     yield _escrow_table(manifest)
     yield _totals_table(manifest)

@@ -223,10 +223,10 @@ def test_outcomes_are_in_the_order_of_names(place):
 def test_flat_weights_are_the_contract_s_count_by_stake(count, expected):
     holdings = pl.DataFrame(
         [
-            ("e0", "a", "payable", "ann", 1.0, 4), ("e1", "a", "payable", "ann", 1.0, 2), ("e2", "b", "payable", "ann", 0.5, 4),
-            ("e2", "b", "payable", "bob", 0.5, 4), ("e3", "b", "payable", "bob", 1.0, 2),
+            (0, "a", "payable", "ann", 1.0, 4), (1, "a", "payable", "ann", 1.0, 2), (2, "b", "payable", "ann", 0.5, 4),
+            (2, "b", "payable", "bob", 0.5, 4), (3, "b", "payable", "bob", 1.0, 2),
         ],
-        schema=["example_id", "work_id", "account", "party_id", "part", "tokens"],
+        schema=["row", "work_id", "account", "party_id", "part", "tokens"],
         orient="row",
     )  # fmt: skip
     assert flat_weights(holdings, count)["weight"].to_list() == pytest.approx(expected)

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 from samples import freeze, table
 
-from provenance.core.published import current_key, revision_folder
+from provenance.core.published import current_key, in_force, revision_folder
 from provenance.core.store import canonical_json
 from provenance.core.tables import CREDITS
-from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.export import read_credits
 from provenance.settlement.exports.works import works_behind
 
 DAYS = ("2026-10-15", "2026-10-16")
@@ -82,7 +82,7 @@ def test_no_credits_rest_on_no_works(published):
 
 def test_credits_of_an_export_have_works(where):
     store, _ = paid.pay(where, paid.DAYS[:1])
-    credits = read_export(store, paid.DAYS[0])[2]
+    credits = read_credits(store, in_force(store, paid.DAYS[0])["folder"])
     own = credits.filter(pl.col("owner_id") == "owner-000001")
     (work,) = works_behind(store, own)
     assert (work.outputs, work.amount_nanominor) == (own.height, own["amount_nanominor"].sum())

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from samples import request_on, words_of
 
+from provenance.core.published import in_force
 from provenance.core.settings import Settings
 from provenance.core.stages import APPROVE, STAGES
 from provenance.core.store import Store
@@ -15,7 +16,7 @@ from provenance.core.tables import CLAIMS
 from provenance.corpus.delivery import read_corpus_folder
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.ownership import since
-from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.export import read_credits
 from provenance.validation import cost, scale, scale_night
 from tasks.where import local_settings, opened
 
@@ -101,16 +102,16 @@ def test_a_delivery_that_is_made_up_has_near_copies_and_the_same_rows_however_la
 
 def test_a_night_of_made_up_works_runs_from_its_delivery_to_its_credits(tmp_path, monkeypatch):
     monkeypatch.setattr(scale_night, "in_new_process", lambda function, *arguments: function(*arguments))
-    small = {"OUTPUTS": 6, "TRAININGS": 1, "CLUSTER": scale_night.CLUSTER | {"workers": 1, "processes": False}}
+    small = {"OUTPUTS": 6, "TRAININGS": 1, "CLUSTER": scale_night.CLUSTER | {"processes": False}}
     for name, value in small.items():
         monkeypatch.setattr(scale_night, name, value)
-    result = scale_night.scale(tmp_path, local_settings(device="cpu", workers=1), opened, 300)
+    result = scale_night.scale(tmp_path, local_settings(device="cpu", workers=1), opened, 300, workers=1)
     others = ("corpus.ingest", "counterfactuals.plan", "counterfactuals.train")
     assert list(result["stages"]) == [*others, *(stage.name for stage in STAGES if stage != APPROVE)]
     assert all(cost["processor"] > 0 and cost["memory"] > 0 for cost in result["stages"].values())
     assert result["stages"]["features.featurise"]["bytes"] > 0
-    _, _, credits = read_export(Store(f"file://{tmp_path}", {}), str(scale_night.DAY))
-    assert credits["output_id"].n_unique() == 6
+    store = Store(f"file://{tmp_path}", {})
+    assert read_credits(store, in_force(store, scale_night.DAY)["folder"], "output_id").n_unique() == 6
 
 
 def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, refused):

@@ -16,7 +16,7 @@ from provenance.core.tables import ESCROW, PAYABLE
 from provenance.inputs.night import Night, load_night
 from provenance.royalty.shares import over_night
 from provenance.settlement.exports.diff import leaves, named, rows_of_one
-from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.export import read_credits, read_export
 
 # Works listed of an owner that moved.
 WORKS = 3
@@ -188,8 +188,8 @@ def mean_shares(credits: pl.DataFrame, *accounts: str) -> dict[tuple[str, str], 
 
 
 def _read(store: Store, day: str) -> _Day:
-    manifest, payouts, credits = read_export(store, day)
-    return _Day(manifest, payouts, credits, load_night(store, manifest["night"]))
+    manifest, payouts = read_export(store, day)
+    return _Day(manifest, payouts, read_credits(store, manifest["folder"]), load_night(store, manifest["night"]))
 
 
 def _estimate(facts: Mapping[str, Any] | None) -> float | None:

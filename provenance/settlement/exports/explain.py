@@ -12,7 +12,7 @@ from provenance.core.store import Store
 from provenance.corpus.shards import part_key
 from provenance.inputs.contracts import assign, parse_contracts
 from provenance.inputs.night import removal_error
-from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.export import read_credits, read_export
 from provenance.settlement.exports.shown import shown
 from provenance.settlement.exports.trust import how_sure, in_words
 
@@ -25,12 +25,13 @@ def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any]
         words) and, if it is `leading`, `works` with passages. The rest is that of `shown`.
     """
     for day in days:
-        manifest, payouts, credits = read_export(store, day)
-        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
+        manifest, payouts = read_export(store, day)
+        rows = read_credits(store, manifest["folder"], wanted=pl.col("output_id") == output_id)
         if not rows.is_empty():
             break
     else:
         return None
+    rows = rows.sort("share_ppb", "owner_id", descending=[True, False])
     output = _output(store, manifest, output_id)
     served, contract = output.row(0, named=True), _contract(manifest, output)
     measured = manifest.get("fidelity", {}).get(contract["name"])

@@ -65,11 +65,18 @@ class Export:
         return revision_folder(self.day, self.revision)
 
 
-def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
-    """Manifest, payouts and credits of a day's revision in force."""
+def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Manifest, with its `folder`, and payouts of a day's revision in force."""
     folder = in_force(store, day)["folder"]
     manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
-    return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
+    return manifest, store.read_table(f"{folder}/payouts.parquet")
+
+
+def read_credits(store: Store, folder: str, *columns: str, wanted: pl.Expr | None = None) -> pl.DataFrame:
+    """Credits of a revision by its folder: some columns and rows, by default all. A large night has millions."""
+    with store.scan(f"{folder}/credits.parquet") as table:
+        chosen = table if wanted is None else table.filter(wanted)
+        return chosen.select(columns or pl.all()).collect()
 
 
 def build(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.published import MANIFEST, revision_folder
-from provenance.core.store import Store, from_csv, from_parquet, sha256
+from provenance.core.store import Store, from_csv, sha256
 from provenance.core.tables import INTERVALS, PAYABLE
 from provenance.core.version import code_version
 from provenance.corpus.identifiers import OF_OWNERS
@@ -26,7 +26,7 @@ from provenance.settlement import ledger
 from provenance.settlement.account_actions import owner_names, owners_in_force
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import CLOSE, NIGHT, Booking
-from provenance.settlement.exports.export import described, write_folder
+from provenance.settlement.exports.export import described, read_credits, write_folder
 from provenance.settlement.exports.keys import signing_key
 from provenance.settlement.exports.trust import in_words
 from provenance.settlement.months import settling
@@ -234,12 +234,10 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[S
         )
     manifest = store.read(f"{folder}/{MANIFEST}")
     stated = json.loads(manifest)
-    credits = from_parquet(store.read(f"{folder}/credits.parquet"), folder)
-    credits = credits.filter(pl.col("account") == PAYABLE)  # a statement is of money
+    payable = pl.col("account") == PAYABLE  # a statement is of money
     intervals = from_csv(store.read(f"{folder}/intervals.csv"), INTERVALS.schema)
-    counts = credits.group_by(OWNER_CURRENCY).len()
-    if owner_id is not None:
-        credits = credits.filter(pl.col("owner_id") == owner_id)
+    counts = read_credits(store, folder, *OWNER_CURRENCY, wanted=payable).group_by(OWNER_CURRENCY).len()
+    credits = read_credits(store, folder, wanted=payable if owner_id is None else payable & (pl.col("owner_id") == owner_id))
     night = StatedNight(
         booking,
         sha256(manifest),

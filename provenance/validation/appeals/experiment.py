@@ -20,7 +20,7 @@ import polars as pl
 
 from provenance.core.errors import ContractError, InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
-from provenance.core.published import MANIFEST, published_days
+from provenance.core.published import MANIFEST, in_force, published_days
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.core.text import plain
@@ -30,7 +30,7 @@ from provenance.inputs.night import Night, load_night, subject_of_night
 from provenance.models.subject import owner_of_examples, recipe_of
 from provenance.royalty.shares import FLAT
 from provenance.settlement import ledger
-from provenance.settlement.exports.export import APPEALS, REPORT, described, read_export, write_folder
+from provenance.settlement.exports.export import APPEALS, REPORT, described, read_credits, read_export, write_folder
 from provenance.settlement.exports.keys import signing_key, trusted_keys
 from provenance.settlement.exports.verification import Check, verify
 from provenance.validation import retrain
@@ -127,23 +127,24 @@ def contested(where: Where, owner_id: str, *, day: str | None = None, output_ids
         hint = "Only paid shares can be contested. `make demo` pays a day."
         raise StoreError(store.locate("exports/payouts"), expected="a published day", found="none", hint=hint)
     wanted = pl.col("output_id").is_in(list(output_ids)) if output_ids else _credits(owner_id)
-    exports = ((name, *read_export(store, name)) for name in days)
-    export = next((export for export in exports if not export[-1].filter(wanted).is_empty()), None)
-    chosen_day, manifest, payouts, credits = export or (days[0], *read_export(store, days[0]))
+    found_on = ((name, read_credits(store, in_force(store, name)["folder"], "output_id", wanted=wanted)) for name in days)
+    chosen_day, contesting = next((each for each in found_on if each[1].height), (days[0], None))
+    manifest, payouts = read_export(store, chosen_day)
     night, searched = load_night(store, manifest["night"]), day or "a published day"
     names = dict(store.read_table(night.frozen_corpus(store).owners.key).select("owner_id", "name").iter_rows())
-    if unknown := sorted(set(output_ids) - set(credits["output_id"])):
-        hint = did_you_mean(unknown[0], credits["output_id"].unique())
-        expected = f"an output of {chosen_day if export else searched}"
+    if unknown := sorted(set(output_ids) - set(() if contesting is None else contesting["output_id"])):
+        every = read_credits(store, manifest["folder"], "output_id")["output_id"].unique()
+        hint, expected = did_you_mean(unknown[0], every), f"an output of {searched if contesting is None else chosen_day}"
         raise ContractError(f"output {unknown[0]!r}", expected=expected, found="none of that id", hint=hint)
-    if export is None:
+    if contesting is None:
         owners = {*names, *payouts["owner_id"]}
         expected, found, hint = f"a credit on {searched}", "none", "Name the outputs that should credit it: --outputs ID,ID."
         if owner_id not in owners:
             expected, found = "an owner of the corpus", "none of that id"
             hint = did_you_mean(owner_id, sorted(owners)) or "`provenance payouts DAY` lists owners."
         raise InputError(f"owner {owner_id!r}", expected=expected, found=found, hint=hint)
-    chosen = credits.join(credits.filter(wanted), on="output_id", how="semi")
+    of_outputs = pl.col("output_id").is_in(contesting["output_id"].unique().implode())
+    chosen = read_credits(store, manifest["folder"], wanted=of_outputs)
     outputs = paid_outputs(night, night.read_outputs(store), chosen, manifest["contract"]["weights"], owner_id)
     contestable = outputs.filter((pl.col("pool_nanominor") > 0) & (pl.col("rule") != FLAT))
     others = outputs.join(contestable, on="output_id", how="anti")["output_id"]

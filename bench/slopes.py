@@ -1,0 +1,94 @@
+"""Draws how the cost of each stage of a night grows with the number of works, and prints it as a table.
+
+    for n in 10000 100000 1000000; do provenance bench --parts scale --examples $n > scale-$n.json; done
+    python bench/slopes.py scale-*.json [--figure infra/figures/slopes.png]
+
+A slope is the processor time of one more work between two sizes, so the fixed cost of a stage does not count. The right column
+compares the slope between the last two sizes with the one before: 1.1 or less is linear, as far as a night's noise shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+MICRO = 1e6
+
+
+def read(files: list[Path]) -> list[dict[str, Any]]:
+    """The runs, the smallest first."""
+    return sorted((json.loads(file.read_text())["scale"] for file in files), key=lambda run: int(run["examples"]))
+
+
+def slopes(runs: list[dict[str, Any]], stage: str) -> list[float]:
+    """Microseconds of the processor for each more work, between one size and the next."""
+    points = [(run["examples"], run["stages"][stage]["processor"]) for run in runs]
+    return [MICRO * (more - less) / (works - fewer) for (fewer, less), (works, more) in pairwise(points)]
+
+
+def peak(cost: dict[str, float]) -> float:
+    """Gigabytes of the largest process of a stage."""
+    return max(cost["memory"], cost["worker_memory"]) / 1024
+
+
+def table(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of a table in Markdown."""
+    sizes = [f"{run['examples']:,}" for run in runs]
+    between = [f"us a work, {less} to {more}" for less, more in pairwise(sizes)]
+    yield " | ".join(["| stage", *(f"{size}: s, CPU s, GB" for size in sizes), *between, "ratio |"])
+    yield "|---" * (len(sizes) + len(between) + 2) + "|"
+    for stage in runs[0]["stages"]:
+        costs = [run["stages"][stage] for run in runs]
+        cells = [f"{cost['seconds']:.0f}, {cost['processor']:.0f}, {peak(cost):.1f}" for cost in costs]
+        found = slopes(runs, stage)
+        ratio = f"{found[-1] / found[-2]:.2f}" if len(found) > 1 and found[-2] > 0 else ""
+        yield " | ".join([f"| `{stage}`", *cells, *(f"{slope:.0f}" for slope in found), f"{ratio} |"])
+    whole = [[sum(cost[name] for cost in run["stages"].values()) for name in ("seconds", "processor")] for run in runs]
+    largest = [max(map(peak, run["stages"].values())) for run in runs]
+    cells = [f"{seconds:.0f}, {processor:.0f}, {most:.1f}" for (seconds, processor), most in zip(whole, largest, strict=True)]
+    yield " | ".join(["| together", *cells, *[""] * len(between), " |"])
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """A line for each stage: processor time and peak memory by works, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    sizes = [run["examples"] for run in runs]
+    for number, stage in enumerate(runs[0]["stages"]):
+        costs, line = [run["stages"][stage] for run in runs], "-" if number < 8 else "--"
+        left.plot(sizes, [cost["processor"] for cost in costs], line, color=f"C{number % 8}", marker=".", label=stage)
+        right.plot(sizes, [peak(cost) for cost in costs], line, color=f"C{number % 8}", marker=".")
+    together = [sum(cost["processor"] for cost in run["stages"].values()) for run in runs]
+    left.plot(sizes, together, color="black", linewidth=2, label="together")
+    left.axline((sizes[0], 1), (sizes[-1], sizes[-1] / sizes[0]), color="#888888", linewidth=0.6)
+    left.annotate("ten times for ten times", (sizes[0], 1), xytext=(4, -12), textcoords="offset points", color="#888888")
+    for axis, name in ((left, "seconds of the processor"), (right, "GB, the largest process")):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("works")
+        axis.set_title(name)
+    figure.legend(loc="outside right center", fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Print the table, and draw the figure if it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--figure", type=Path)
+    asked = parser.parse_args()
+    runs = read(asked.runs)
+    sys.stdout.writelines(f"{line}\n" for line in table(runs))
+    if asked.figure:
+        draw(runs, asked.figure)
+
+
+if __name__ == "__main__":
+    main()
