@@ -3,8 +3,8 @@
     python bench/workers_lost.py [--examples 100000] [--folder FOLDER]
 
 The night of `provenance bench --parts scale` three times: with two workers; with one; with two, of which one gets a SIGKILL in
-every stage that maps, as soon as it computes. Prints JSON: seconds by stage, how many workers were lost, and files of the
-exports that differ from those of two workers (an empty list, if all is well; then the exit code is 0).
+every stage that maps, as soon as it computes. Prints JSON: the cost of each stage, how many workers were lost, and files of
+the exports that differ from those of two workers (an empty list, if all is well; then the exit code is 0).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _client(where: Where) -> Client | None:
 
 
 def night(folder: Path, examples: int, key: Path | None, *, workers: int, lose: bool) -> dict[str, Any]:
-    """Run a night; returns seconds and lost workers by stage, and the digests of its exports."""
+    """Run a night; returns its cost, the number of lost workers, and the digests of its exports."""
     folder.mkdir(parents=True)
     if key:
         shutil.copy(key, folder / KEY)  # or signatures would differ
@@ -78,8 +78,7 @@ def night(folder: Path, examples: int, key: Path | None, *, workers: int, lose: 
     lost = (folder / LOST).read_text().split() if (folder / LOST).exists() else []
     files = [file for file in (folder / "exports").rglob("*") if file.is_file()]
     exports = {str(file.relative_to(folder)): sha256(file.read_bytes()) for file in files}
-    seconds = {stage: round(cost["seconds"], 1) for stage, cost in found["stages"].items()}
-    return {"seconds": seconds, "workers lost": len(lost), "exports": exports}
+    return {"scale": found, "workers lost": len(lost), "exports": exports}
 
 
 def main() -> None:
