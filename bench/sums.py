@@ -30,7 +30,7 @@ FEATURES, PRODUCTS, FEATURE_BYTES = 1.45, 17.6e6, 2_788
 INGEST, ESTIMATE, SETTLE, CREDIT_BYTES = 138e-6, 33e-6, 8e-6, 102
 # Measured: bytes of the process that merges an ingest's tables, for a work; of Dask's scheduler, for a task.
 MERGE_BYTES, TASK_BYTES = 1_180, 4_400
-SHARD, SHARDS_A_TASK, PART = 384, 16, 64  # examples in a shard; shards in a task of `score`; outputs in a part
+SHARD, FILES_A_TASK = 384, 4  # examples in a shard; files of features in a task on a GPU
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,13 @@ def rows(size: Size, prices: Prices) -> Iterator[tuple[str, str]]:
     features = FEATURES * size.passes * CHECKPOINTS
     likelihoods = 2 * size.weights * OUTPUT_TOKENS * size.outputs * (MODELS + 2) / SUSTAINED / 3600
     credits = size.outputs * size.owners
-    tasks = size.works / SHARD / SHARDS_A_TASK
+    tasks = size.works / SHARD * CHECKPOINTS / FILES_A_TASK
     yield "owners; weights of the model", f"{_short(size.owners)}; {_short(size.weights)}"
     yield "**once for a model, GPU**: its own training", gpu(size.passes * EPOCHS)
     yield f"counterfactual models worth {TRAININGS} trainings", gpu(TRAININGS * size.passes * EPOCHS)
     yield "the same of a sibling of a quarter of the size", gpu(SIBLING * TRAININGS * size.passes * EPOCHS)
     yield "features", gpu(features)
+    yield "their tasks; the scheduler's memory for these", f"{_short(tasks)}; {_bytes(TASK_BYTES * tasks)}"
     yield "**once for a delivery, cores**: ingest", core(INGEST * size.works)
     yield "memory of the process that merges its tables", _bytes(MERGE_BYTES * size.works)
     yield f"**every night, GPU**: features of {NEW:.0%} new works", gpu(NEW * features)
@@ -95,7 +96,6 @@ def rows(size: Size, prices: Prices) -> Iterator[tuple[str, str]]:
     yield "**every night, cores**: estimate", core(ESTIMATE * credits)
     yield "shares, booking, publishing", core(SETTLE * credits)
     yield "credits; their bytes in a night", f"{_short(credits)}; {_bytes(CREDIT_BYTES * credits)}"
-    yield "tasks for each 64 outputs; the scheduler's memory for them", f"{_short(tasks)}; {_bytes(TASK_BYTES * tasks)}"
     yield "**stored**: features", stored(FEATURE_BYTES * size.works * CHECKPOINTS)
     yield f"{MODELS} counterfactual models, in two bytes a weight", stored(2 * size.weights * MODELS)
 
