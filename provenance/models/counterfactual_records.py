@@ -7,6 +7,7 @@ listed/<digest of a manifest>.parquet           the manifest's examples as a tab
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -89,11 +90,20 @@ def trained_on(store: Store, record: Record) -> Manifest:
 
 
 def listed_examples(store: Store, record: Record) -> pl.DataFrame:
-    """`work_id, content_sha256, count` of the works of a counterfactual model; parsed from its manifest once."""
-    key = f"listed/{record.files[MANIFEST]}.parquet"
-    if not store.exists(key):
-        store.write_table(key, trained_on(store, record).counts().sort("work_id", "content_sha256"))
+    """`work_id, content_sha256, count` of the works of a counterfactual model."""
+    key = _listed_key(record.files)
+    if not store.exists(key):  # a model that came with `copy_set`, or was trained by an earlier version
+        keep_listed(store, record.files, trained_on(store, record).counts())
     return store.read_table(key)
+
+
+def keep_listed(store: Store, files: Mapping[str, str], counts: pl.DataFrame) -> None:
+    """Keep what `listed_examples` returns of a model folder, by its files' SHA-256."""
+    store.write_table(_listed_key(files), counts.sort("work_id", "content_sha256"))
+
+
+def _listed_key(files: Mapping[str, str]) -> str:
+    return f"listed/{files[MANIFEST]}.parquet"
 
 
 def copy_set(source: Store, target: Store, served: str) -> list[Record]:

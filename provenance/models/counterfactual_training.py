@@ -22,9 +22,9 @@ from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.delivery import identities
-from provenance.corpus.rights.manifest import manifest_of, read_manifest
+from provenance.corpus.rights.manifest import count_examples, manifest_of, read_manifest
 from provenance.models.counterfactual_checks import check_new, check_same_recipe, check_works
-from provenance.models.counterfactual_records import PLAN_FIELDS, Record, listed_examples, read_record, records
+from provenance.models.counterfactual_records import PLAN_FIELDS, Record, keep_listed, read_record, records
 from provenance.models.frozen import freeze_model
 from provenance.models.model import Model, keep_ends, read_model
 from provenance.models.partition_plan import Part, plan
@@ -154,7 +154,9 @@ def _train_one(shared: tuple[Subject, str], training: Training) -> None:
         state_manifest(folder, manifest_of(works, {"seed": training.part.seed}).as_bytes())
         # An adapter trains on the works that it receives; a command may do anything.
         checked = model.card.training.command is None
-        _register(subject, read_model(folder, base=model.base), training.name, training.part, checked=checked)
+        trained = read_model(folder, base=model.base)
+        keep_listed(subject.store, trained.files, count_examples(works))
+        _register(subject, trained, training.name, training.part, checked=checked)
 
 
 def _register(subject: Subject, trained: Model, name: str, part: Part, *, checked: bool) -> Record:
@@ -170,7 +172,6 @@ def _register(subject: Subject, trained: Model, name: str, part: Part, *, checke
         checked=checked,
         **{field: getattr(part, field) for field in PLAN_FIELDS},
     )
-    listed_examples(subject.store, record)  # here, where many are trained at once
     subject.store.create(record.key, canonical_json(record.model_dump()))
     return read_record(subject.store, subject.model, name)
 
@@ -195,7 +196,9 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
             raise ModelError(where, expected=f"'{MANIFEST}', a file with the works that it was trained on", found=found)
         where = str(folder / MANIFEST)
         check_same_recipe(served, trained)
-        check_works(read_manifest((folder / MANIFEST).read_bytes(), where).counts(), works, where)
+        listed = read_manifest((folder / MANIFEST).read_bytes(), where).counts()
+        check_works(listed, works, where)
+        keep_listed(subject.store, trained.files, listed)
         name = digest({"version": VERSION, "brought": trained.files})[:32]
         same = weights.setdefault(trained.files[trained.card.checkpoints[-1].file], name)
         if same != name:  # a second copy would predict the first one perfectly
