@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 from killing import Killed, dying
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from samples import corpus_frames, lay_corpus_out, reword
 from trainers import corpus, tiny_llama, trainer
@@ -80,6 +81,18 @@ def test_a_training_uses_the_works_of_its_part_and_stores_their_manifest(trained
         manifest = counterfactual_records.trained_on(subject.store, record)
         assert {work: sorted(contents) for work, contents in manifest.works.items()} == works
         assert manifest.facts == {"seed": record.seed}
+        table = counterfactual_records.listed_examples(subject.store, record)
+        assert_frame_equal(table, manifest.counts(), check_row_order=False)
+
+
+def test_what_a_model_lists_is_parsed_from_its_manifest_once(trained, monkeypatch):
+    subject, trainings, _ = trained
+    record = read_record(subject.store, subject.model, trainings[0].name)
+    kept = counterfactual_records.listed_examples(subject.store, record)
+    subject.store.remove(f"listed/{record.files['manifest.json']}.parquet")  # as in a store of an earlier version
+    assert_frame_equal(counterfactual_records.listed_examples(subject.store, record), kept)
+    monkeypatch.setattr(counterfactual_records, "trained_on", None)
+    assert_frame_equal(counterfactual_records.listed_examples(subject.store, record), kept)
 
 
 def test_the_base_and_the_last_checkpoint_are_kept(trained, tiny_model, tmp_path):
