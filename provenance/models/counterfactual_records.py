@@ -1,13 +1,12 @@
 """Reads and copies the records of counterfactual models in the store.
 
 counterfactuals/<model served>/<name>.json      one training: its place in the plan, and the folder of the trained model
+                               <name>.parquet   the examples of its manifest as a table: JSON of many works is slow to read
 frozen/models/<digest>/                         that folder, with the manifest of the works that it was trained on
-listed/<digest of a manifest>.parquet           the manifest's examples as a table, since JSON of many works is slow to read
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -54,6 +53,11 @@ class Record(BaseModel):
         """The record's key in the store."""
         return f"counterfactuals/{self.served}/{self.name}.json"
 
+    @property
+    def listed(self) -> str:
+        """The key of the table with the examples that its manifest lists."""
+        return self.key.replace(".json", ".parquet")
+
 
 def read_record(store: Store, served: str, name: str) -> Record:
     """The record of a counterfactual model by its name."""
@@ -91,19 +95,14 @@ def trained_on(store: Store, record: Record) -> Manifest:
 
 def listed_examples(store: Store, record: Record) -> pl.DataFrame:
     """`work_id, content_sha256, count` of the works of a counterfactual model."""
-    key = _listed_key(record.files)
-    if not store.exists(key):  # a model that came with `copy_set`, or was trained by an earlier version
-        keep_listed(store, record.files, trained_on(store, record).counts())
-    return store.read_table(key)
+    if not store.exists(record.listed):  # a model that came with `copy_set`, or was trained by an earlier version
+        keep_listed(store, record, trained_on(store, record).counts())
+    return store.read_table(record.listed)
 
 
-def keep_listed(store: Store, files: Mapping[str, str], counts: pl.DataFrame) -> None:
-    """Keep what `listed_examples` returns of a model folder, by its files' SHA-256."""
-    store.write_table(_listed_key(files), counts.sort("work_id", "content_sha256"))
-
-
-def _listed_key(files: Mapping[str, str]) -> str:
-    return f"listed/{files[MANIFEST]}.parquet"
+def keep_listed(store: Store, record: Record, counts: pl.DataFrame) -> None:
+    """Keep what `listed_examples` returns of a model."""
+    store.write_table(record.listed, counts.sort("work_id", "content_sha256"))
 
 
 def copy_set(source: Store, target: Store, served: str) -> list[Record]:

@@ -155,8 +155,8 @@ def _train_one(shared: tuple[Subject, str], training: Training) -> None:
         # An adapter trains on the works that it receives; a command may do anything.
         checked = model.card.training.command is None
         trained = read_model(folder, base=model.base)
-        keep_listed(subject.store, trained.files, count_examples(works))
-        _register(subject, trained, training.name, training.part, checked=checked)
+        record = _register(subject, trained, training.name, training.part, checked=checked)
+        keep_listed(subject.store, record, count_examples(works))
 
 
 def _register(subject: Subject, trained: Model, name: str, part: Part, *, checked: bool) -> Record:
@@ -196,9 +196,7 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
             raise ModelError(where, expected=f"'{MANIFEST}', a file with the works that it was trained on", found=found)
         where = str(folder / MANIFEST)
         check_same_recipe(served, trained)
-        listed = read_manifest((folder / MANIFEST).read_bytes(), where).counts()
-        check_works(listed, works, where)
-        keep_listed(subject.store, trained.files, listed)
+        check_works(read_manifest((folder / MANIFEST).read_bytes(), where).counts(), works, where)
         name = digest({"version": VERSION, "brought": trained.files})[:32]
         same = weights.setdefault(trained.files[trained.card.checkpoints[-1].file], name)
         if same != name:  # a second copy would predict the first one perfectly
