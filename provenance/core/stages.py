@@ -56,6 +56,7 @@ COMPUTED = (
         "royalty.estimate",
         ("likelihoods", "influence", "counterfactuals", "corpus", "outputs"),
         ("rule_shares", "party_influence", "evidence"),
+        maps=True,
     ),
     Stage("royalty.share", ("rule_shares", "outputs"), ("shares", "night_shares")),
 )

@@ -7,8 +7,10 @@ nights/.../evidence/<part>.parquet         works behind the influence
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -18,7 +20,7 @@ import polars as pl
 from provenance.core.arrays import namespace_of, to_numpy
 from provenance.core.store import Store
 from provenance.core.tables import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
-from provenance.core.where import Where, on_device
+from provenance.core.where import SerialWorkers, Where, on_device
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import read_influence, read_parties
 from provenance.influence.scores import party_influence, reweight_evidence
@@ -91,24 +93,6 @@ def _fit(device: str, night: tuple[Outcomes, np.ndarray]) -> estimate.Fitted:
     return estimate.fit(*night, namespace_of(device))
 
 
-@dataclass(frozen=True)
-class _Some:
-    """Some outputs to divide by a rule: their influence `(K, q, n)`, and their places among all outputs."""
-
-    fitted: estimate.Fitted
-    rule: estimate.Rule
-    drawn: estimate.Deviations
-    influence: np.ndarray
-    chosen: np.ndarray
-
-
-def _shares(device: str, some: _Some) -> estimate.Shares:
-    """The shares of some outputs, in host memory."""
-    influence = namespace_of(device).asarray(some.influence.transpose(0, 2, 1))
-    found = estimate.shares(some.fitted, some.rule, influence, some.chosen, some.drawn)
-    return estimate.Shares(to_numpy(found.share), to_numpy(found.low), to_numpy(found.high))
-
-
 def assigned_contracts(store: Store, night: Night) -> pl.DataFrame:
     """`output_id, contract`: the name of the contract of each output."""
     outputs = night.read_outputs(store)
@@ -126,46 +110,69 @@ class Division:
         assigned: from `assigned_contracts`.
         estimated: by rule on copies.
         flat: weights of parties by count, by contract.
+        run: names it in the memory of workers.
     """
 
-    where: Where
-    night: Night
-    assigned: pl.DataFrame
-    estimated: Mapping[str, Estimated]
-    flat: Mapping[str, pl.DataFrame]
+    store: Store = field(compare=False)
+    night: Night = field(compare=False)
+    device: str = field(compare=False)
+    assigned: pl.DataFrame = field(compare=False)
+    estimated: Mapping[str, Estimated] = field(compare=False)
+    flat: Mapping[str, pl.DataFrame] = field(compare=False)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def write(self) -> dict[str, str]:
-        """Write the tables, one part of the outputs after another; returns the digests of their files."""
-        store, night, writes = self.where.store, self.night, dict[str, str]()
-        opted_out = Withdrawn.of(store, night)
-        by_rule = [_Estimates.of(self.where, night, rule, estimated) for rule, estimated in self.estimated.items()]
-        for part in range(max(1, len(night.parts))):
-            tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
-            if night.parts:
-                self._divide(part, tables, by_rule, opted_out)
-            for name, schema in TABLES.items():
-                table = pl.concat([pl.DataFrame(schema=schema.schema), *tables[name]]).sort(*schema.key)
-                file = part_file(name, part)
-                writes[file] = store.write_table(f"{night.folder}/{file}", table)
-        if night.choices:
-            writes[SHARES_APART] = store.write_table(f"{night.folder}/{SHARES_APART}", opted_out.shares())
-        return writes
 
-    def _divide(
-        self, part: int, tables: dict[str, list[pl.DataFrame]], by_rule: Sequence[_Estimates], opted_out: Withdrawn
-    ) -> None:
-        """Add the tables of a part of the outputs."""
-        ids = self.night.output_ids(self.where.store, part)
-        contract_of = dict(self.assigned.filter(pl.col("output_id").is_in(ids.implode())).iter_rows())
-        for contract in self.night.contracts:
+def divide(where: Where, division: Division) -> dict[str, str]:
+    """Write the tables, a part of the outputs on each worker; returns the digests of their files."""
+    store, night, writes, apart = division.store, division.night, dict[str, str](), list[pl.DataFrame]()
+    parts = range(max(1, len(night.parts)))
+    # One part is divided sooner than workers start.
+    workers = where.workers if len(parts) > 1 or division.device != "cpu" else SerialWorkers()
+    for written, of_works in workers.map(_divide_part, division, parts, what="shares of outputs"):
+        writes |= written
+        apart += of_works
+    workers.everywhere(_forget)
+    if night.choices:
+        opted_out = replace(Withdrawn.of(store, night), tables=apart)
+        writes[SHARES_APART] = store.write_table(f"{night.folder}/{SHARES_APART}", opted_out.shares())
+    return writes
+
+
+def _divide_part(division: Division, part: int) -> tuple[dict[str, str], list[pl.DataFrame]]:
+    """Write the tables of a part of the outputs; returns the digests of their files, and the shares of opted-out works."""
+    store, night = division.store, division.night
+    by_rule, opted_out = _prepared(division)
+    opted_out = replace(opted_out, tables=[])
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    if night.parts:
+        ids = night.output_ids(store, part)
+        contract_of = dict(division.assigned.filter(pl.col("output_id").is_in(ids.implode())).iter_rows())
+        for contract in night.contracts:
             outputs = [output for output in ids if contract_of[output] == contract.name]
-            weights = self.flat[contract.name]
+            weights = division.flat[contract.name]
             tables["rule_shares"].append(rules.flat(weights.filter(pl.col("account") != OPTED_OUT), outputs))
             opted_out.flat(weights, outputs)
         for estimates in by_rule:
-            covered = {contract.name for contract in self.night.contracts if contract.duplicates == estimates.rule}
+            covered = {contract.name for contract in night.contracts if contract.duplicates == estimates.rule}
             chosen = [at for at, output in enumerate(ids) if contract_of[output] in covered]
             estimates.add(part, np.array(chosen, dtype=np.int64), tables, opted_out)
+    writes = {}
+    for name, schema in TABLES.items():
+        table = pl.concat([pl.DataFrame(schema=schema.schema), *tables[name]]).sort(*schema.key)
+        file = part_file(name, part)
+        writes[file] = store.write_table(f"{night.folder}/{file}", table)
+    return writes, opted_out.tables
+
+
+@lru_cache(maxsize=1)
+def _prepared(division: Division) -> tuple[list[_Estimates], Withdrawn]:
+    """What all parts of the outputs share; a worker keeps that of one night."""
+    by_rule = [_Estimates.of(division, rule, estimated) for rule, estimated in division.estimated.items()]
+    return by_rule, Withdrawn.of(division.store, division.night)
+
+
+def _forget() -> None:
+    _prepared.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -178,8 +185,9 @@ class _Estimates:
         by_value: rules that need counterfactual models, with draws of their errors.
     """
 
-    where: Where
+    store: Store
     night: Night
+    device: str
     rule: str
     estimated: Estimated
     first: list[int]
@@ -187,19 +195,20 @@ class _Estimates:
     by_value: dict[str, tuple[estimate.Rule, estimate.Deviations]]
 
     @classmethod
-    def of(cls, where: Where, night: Night, rule: str, estimated: Estimated) -> _Estimates:
-        fitted, by_value = estimated.fitted, {}
+    def of(cls, division: Division, rule: str, estimated: Estimated) -> _Estimates:
+        store, night, fitted, by_value = division.store, division.night, estimated.fitted, {}
         if fitted is not None:
             named = {name: estimate.rule_named(name, fitted) for name in BY_VALUE}
             by_value = {name: (value, estimate.deviations(fitted, value)) for name, value in named.items()}
-        evidence = read_written(where.store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
-        return cls(where, night, rule, estimated, [0, *accumulate(part.rows for part in night.parts)], evidence, by_value)
+        evidence = read_written(store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
+        first = [0, *accumulate(part.rows for part in night.parts)]
+        return cls(store, night, division.device, rule, estimated, first, evidence, by_value)
 
     def add(self, part: int, chosen: np.ndarray, tables: dict[str, list[pl.DataFrame]], opted_out: Withdrawn) -> None:
         """Add the tables of some outputs of a part, by their places in it."""
         estimated, fitted = self.estimated, self.estimated.fitted
         paid = (estimated.parties["account"] != OPTED_OUT).to_numpy()
-        parties, influence = estimated.parties.filter(paid), read_influence(self.where.store, self.night, self.rule, part)
+        parties, influence = estimated.parties.filter(paid), read_influence(self.store, self.night, self.rule, part)
         ids = [influence.output_ids[at] for at in chosen]
         if self.evidence.height:
             shown = self.evidence.filter(pl.col("output_id").is_in(ids))
@@ -210,9 +219,10 @@ class _Estimates:
         ruled = [rules.from_components(by_component, ids, parties)]
         for name, (value, drawn) in self.by_value.items():
             assert fitted is not None
-            some = _Some(fitted, value, drawn, sums, self.first[part] + chosen)
-            shares = on_device(self.where, _shares, some, what=f"shares by {name}")
-            ruled.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
+            on_device = namespace_of(self.device).asarray(sums.transpose(0, 2, 1))
+            shares = estimate.shares(fitted, value, on_device, self.first[part] + chosen, drawn)
+            share, low, high = (to_numpy(each).T for each in (shares.share, shares.low, shares.high))
+            ruled.append(RuleTable(name, ids, parties, share, low, high))
         tables["rule_shares"] += [table.frame() for table in ruled]
         if opted_out.claims is not None:
             of_works = np.einsum("k,kqw->qw", estimated.weights, influence.sums[:, chosen][:, :, ~paid])

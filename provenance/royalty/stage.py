@@ -55,7 +55,7 @@ def estimate(where: Where, folder: str) -> str:
     if store.exists(f"{folder}/estimate.json"):
         estimate_log.info("estimate: reused")
         return folder
-    from provenance.royalty.division import Division, Estimated, assigned_contracts, estimate_copies  # with SciPy
+    from provenance.royalty.division import Division, Estimated, assigned_contracts, divide, estimate_copies  # with SciPy
     from provenance.royalty.holdings import corpus_holdings, flat_weights
 
     night, scores = night_to_compute(store, folder), read_manifest(store, folder, "scores")
@@ -70,9 +70,10 @@ def estimate(where: Where, folder: str) -> str:
     for rule in duplicate_rules(night):
         estimate_rule(rule)
     assigned = assigned_contracts(store, night)
+    division = Division(store, night, where.settings.cluster.device, assigned, estimated, flat)
     manifest: dict[str, Any] = {
         "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},
-        "writes": Division(where, night, assigned, estimated, flat).write(),
+        "writes": divide(where, division),
         "contracts": dict(assigned.select("output_id", "contract").iter_rows()),
         "copies": {
             rule: {"components": dict(zip(scores["components"], found.weights.tolist(), strict=True)), **found.report}

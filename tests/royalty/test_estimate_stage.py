@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from samples import DAY, corpus_frames, create_database, deliver, enter, outputs_frame, request_on, settings_of
 from stages import SMALL, run
 
@@ -41,7 +42,7 @@ rule = "faithful"
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory, postgres, tiny_model):
-    """A store, and nights up to the shares: without counterfactual models, with them, and with them but without outputs."""
+    """A store, and nights up to the shares: without counterfactual models, with them, without outputs, with them in parts."""
     folder = tmp_path_factory.mktemp("estimate")
     (folder / "contracts.toml").write_text(CONTRACTS)
     store = Store(f"file://{folder}/store", {})
@@ -65,7 +66,9 @@ def nights(tmp_path_factory, postgres, tiny_model):
         patch.setenv("PROVENANCE_COUNTERFACTUALS__TRAININGS", "3")
         for names in run("counterfactuals.plan"):
             run("counterfactuals.train", names)
-        return store, {"without": without, "with": night(DAY), "empty": night(NEXT)}
+        computed = {"without": without, "with": night(DAY), "empty": night(NEXT)}
+        patch.setattr("provenance.inputs.frozen.PART_OUTPUTS", 3)
+        return store, computed | {"parts": night(DAY)}
 
 
 def rule_shares(store, folder, rule):
@@ -129,6 +132,16 @@ def test_tables_keep_their_contracts_and_every_output_has_evidence(nights):
     assert sums["share"].to_list() == pytest.approx([1.0] * sums.height)
     assert set(shares["rule"]) == {"faithful", "srs", "banzhaf", "proportional", "flat"}
     assert tables["evidence"].group_by("output_id", "party_id").len()["len"].max() == 3
+
+
+def test_outputs_that_workers_divide_in_parts_have_the_same_shares_and_evidence(nights):
+    store, folders = nights
+    whole, parts = (folders[name] for name in ("with", "parts"))
+    files = [name for name in read_manifest(store, parts, "estimate")["writes"] if name.startswith("rule_shares/")]
+    assert len(files) == 3
+    for name in ("rule_shares", "party_influence", "evidence"):
+        one, other = (read_whole(store, folder, "estimate", name) for folder in (whole, parts))
+        assert_frame_equal(other, one, check_row_order=False, abs_tol=1e-6, rel_tol=1e-4)
 
 
 def test_a_day_without_outputs_has_empty_tables(nights):

@@ -35,8 +35,9 @@ LETTER = {"evidence": "letter", "by": "dana", "now": NOW}
 
 
 @pytest.fixture
-def place(ingested, doors):
-    """The tiny corpus with a copy of a work, in force, and three days of outputs."""
+def place(ingested, doors, monkeypatch):
+    """The tiny corpus with a copy of a work, in force, and three days of outputs, which workers divide in parts."""
+    monkeypatch.setattr("provenance.inputs.frozen.PART_OUTPUTS", 5)
     ingested(with_copy(corpus_frames()), (BEFORE, DAY, AFTER), **SMALL)
     return doors()
 
