@@ -106,7 +106,8 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
         return
     from scipy.stats import ttest_ind
 
-    examples = subject.read("work_id", "content_sha256", "content", "prompt").sort("content_sha256").head(EXAMPLES)
+    first = subject.read("content_sha256")["content_sha256"].arg_sort().head(EXAMPLES).sort()
+    examples = subject.read("work_id", "content_sha256", "content", "prompt", rows=first.to_list()).sort("content_sha256")
     given = examples_in(examples)
     keys = list(examples.select("work_id", "content_sha256").iter_rows())
     models = records(subject.store, subject.model, unchecked=True)

@@ -217,10 +217,10 @@ class _Estimates:
         by_component = estimated.weights[:, None, None] * sums
         tables["party_influence"].append(party_influence(parties, by_component.sum(axis=0), ids))
         ruled = [rules.from_components(by_component, ids, parties)]
+        by_owner = namespace_of(self.device).asarray(sums.transpose(0, 2, 1))
         for name, (value, drawn) in self.by_value.items():
             assert fitted is not None
-            on_device = namespace_of(self.device).asarray(sums.transpose(0, 2, 1))
-            shares = estimate.shares(fitted, value, on_device, self.first[part] + chosen, drawn)
+            shares = estimate.shares(fitted, value, by_owner, self.first[part] + chosen, drawn)
             share, low, high = (to_numpy(each).T for each in (shares.share, shares.low, shares.high))
             ruled.append(RuleTable(name, ids, parties, share, low, high))
         tables["rule_shares"] += [table.frame() for table in ruled]
