@@ -89,7 +89,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="workers-lost-") as scratch:
         folder, nights = asked.folder or Path(scratch), dict[str, Any]()
-        for name, workers, lose in (("two", 2, False), ("one", 1, False), ("one of two lost", 2, True)):
+        for name, workers, lose in (("two", 2, False), ("one", 1, False), ("lost", 2, True)):
             key = folder / "two" / KEY if nights else None
             nights[name] = night(folder / name, asked.examples, key, workers=workers, lose=lose)
     wanted = nights["two"]["exports"]

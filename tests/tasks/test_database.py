@@ -4,9 +4,10 @@ import pytest
 import sqlalchemy as sa
 from samples import create_database
 
+from provenance.core.errors import SettingsError
 from provenance.core.settings import DatabaseSettings
 from provenance.settlement import ledger
-from tasks.database import open_ledger, open_register
+from tasks.database import database_url, open_ledger, open_register
 
 
 @pytest.fixture
@@ -33,3 +34,10 @@ def test_a_login_that_is_no_superuser_keeps_the_books(url, store):
         assert connection.execute(sa.text("SELECT current_user")).scalar_one() == "provenance_ledger"
     with open_register(settings).connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM payees.payee")).scalar_one() == 0
+
+
+def test_a_folder_with_a_space_is_named_before_a_server_is_started_in_it(tmp_path):
+    folder = tmp_path / "my projects/postgres"
+    with pytest.raises(SettingsError, match=r"database.folder: expected a path without spaces, found .*/my projects/postgres"):
+        database_url(DatabaseSettings(folder=str(folder)))
+    assert not folder.exists()
