@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -377,8 +378,8 @@ class Store:
             raise StoreError(self.locate(key), expected="an object", found="nothing")
         path = self.path(key)
         with self._explained(key, "a readable object"), _explained_parquet(self.locate(key)):
-            source = Path(path) if self._is_local else _copied(self, key, self._state(path)[0]).path
-            yield pl.scan_parquet(source, hive_partitioning=False, glob=False)
+            copy = None if self._is_local else _copied(self, key, self._state(path)[0])  # held until all is read
+            yield pl.scan_parquet(copy.path if copy else Path(path), hive_partitioning=False, glob=False)
 
     def write_table(self, key: str, frame: pl.DataFrame) -> str:
         """Write a table as Parquet; returns the file's SHA-256."""
@@ -534,8 +535,9 @@ class _Copy:
     """A copy of an object in a file of this machine, for as long as somebody holds it."""
 
     def __init__(self, store: Store, key: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="provenance-")
-        self.path = Path(self._folder.name) / "copy"
+        folder = tempfile.mkdtemp(prefix="provenance-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # at the latest when the process ends
+        self.path = Path(folder) / "copy"
         with self.path.open("xb") as file:
             file.writelines(store._pieces(key))
 
