@@ -90,6 +90,9 @@ def measured(where: Where, folder: Path, model: Path, out: Path, trainings: int)
     fitted_on, aside = read_outcomes(local, valued, corpus_holdings(local.store, valued, COPIES), parties)
     both = ("inside", "partition", "value", "seen")
     joined: dict[str, Any] = {key: np.concatenate([getattr(fitted_on, key), getattr(aside, key)]) for key in both}
+    # In the order of their parts of the owners, which large and small models have in common.
+    members = joined["inside"] @ (1 << np.arange(parties.height))
+    joined = {key: values[np.lexsort((members, joined["partition"]))] for key, values in joined.items()}
     sums = [read_influence(local.store, valued, COPIES, part).sums for part in range(len(valued.parts))]
     opened_model = read_model(model)
     module = opened_model.load(opened_model.card.checkpoints[-1])
