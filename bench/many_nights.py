@@ -3,7 +3,8 @@
     python bench/many_nights.py [--nights 10 100 1000] [--credits 1000]
 
 Shares are invented, as in `bench/settlement.py`; booking and publishing are the night's own stages, on the embedded PostgreSQL
-and a store on disk. Prints JSON, a line for each number of nights: seconds of each read, the best of three.
+and a store on disk; Airflow has run nothing. Prints JSON, a line for each number of nights: seconds of each read, the best of
+three.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +29,12 @@ import settlement  # noqa: E402
 from infra.metrics import Payouts  # noqa: E402
 from infra.monitor import owners  # noqa: E402
 from infra.monitor.nights import nights  # noqa: E402
+from infra.monitor.runs import VARIABLE  # noqa: E402
 from infra.monitor.sources import Sources  # noqa: E402
 from provenance.core.published import published_days  # noqa: E402
 from provenance.settlement.stage import book, publish, reconcile  # noqa: E402
 from provenance.validation.status import status  # noqa: E402
+from tasks.database import database_url  # noqa: E402
 from tasks.where import opened  # noqa: E402
 
 FIRST = date(2024, 1, 1)
@@ -89,6 +93,8 @@ def main() -> None:
             "PROVENANCE_SETTLEMENT__KEY": f"{folder}/signing.pem",
         }
         with opened() as where:
+            os.environ |= {VARIABLE: database_url(where.settings.database, "airflow"), "AIRFLOW_HOME": f"{folder}/airflow"}
+            subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
             for number in range(max(asked.nights)):
                 stages = pay(where, number, asked.credits)
                 if number + 1 in asked.nights:
