@@ -32,7 +32,6 @@ from infra.monitor.nights import nights  # noqa: E402
 from infra.monitor.runs import VARIABLE  # noqa: E402
 from infra.monitor.sources import Sources  # noqa: E402
 from provenance.core.published import published_days  # noqa: E402
-from provenance.settlement.stage import book, publish, reconcile  # noqa: E402
 from provenance.validation.status import status  # noqa: E402
 from tasks.database import database_url  # noqa: E402
 from tasks.where import opened  # noqa: E402
@@ -53,14 +52,9 @@ def seconds(read: Callable[[], object]) -> float:
 
 def pay(where: Any, number: int, credits: int) -> dict[str, float]:
     """Book and publish the night of a number; returns seconds of the stages."""
-    day, taken = str(FIRST + timedelta(days=number)), {}
-    settlement.DAY = day
+    settlement.DAY = str(FIRST + timedelta(days=number))
     folder = settlement.lay_out(where.store, credits, OWNERS, seed=number + 1)
-    for name, stage, argument in (("book", book, folder), ("publish", publish, day), ("reconcile", reconcile, day)):
-        started = time.monotonic()
-        stage(where, argument)
-        taken[name] = round(time.monotonic() - started, 3)
-    return taken
+    return {name: round(taken, 3) for name, taken in settlement.timed(where, folder).items()}
 
 
 def reads(where: Any, last: int) -> dict[str, float]:

@@ -147,15 +147,21 @@ def lay_out(
     return night.folder
 
 
-def settle(where: Where, folder: str) -> dict[str, float]:
-    """Book, publish and reconcile a night; returns seconds of each, and the process's peak memory."""
+def timed(where: Where, folder: str) -> dict[str, float]:
+    """Book, publish and reconcile a night; returns seconds of each."""
     from provenance.settlement.stage import book, publish, reconcile
 
-    figures = {}
+    taken = {}
     for name, stage, argument in (("book", book, folder), ("publish", publish, DAY), ("reconcile", reconcile, DAY)):
         started = time.monotonic()
         stage(where, argument)
-        figures[f"{name}_s"] = round(time.monotonic() - started, 1)
+        taken[name] = time.monotonic() - started
+    return taken
+
+
+def settle(where: Where, folder: str) -> dict[str, float]:
+    """Book, publish and reconcile a night; returns seconds of each, and the process's peak memory."""
+    figures = {f"{name}_s": round(taken, 1) for name, taken in timed(where, folder).items()}
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     return figures | {"peak_gb": round(int(peak[1]) / 2**20, 2) if peak else 0.0}
 

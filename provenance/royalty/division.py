@@ -167,7 +167,7 @@ def _divide_part(division: Division, part: int) -> tuple[dict[str, str], list[pl
 @lru_cache(maxsize=1)
 def _prepared(division: Division) -> tuple[list[_Estimates], Withdrawn]:
     """What all parts of the outputs share; a worker keeps that of one night."""
-    by_rule = [_Estimates.of(division, rule, estimated) for rule, estimated in division.estimated.items()]
+    by_rule = [_Estimates.of(division, rule) for rule in division.estimated]
     return by_rule, Withdrawn.of(division.store, division.night)
 
 
@@ -185,39 +185,37 @@ class _Estimates:
         by_value: rules that need counterfactual models, with draws of their errors.
     """
 
-    store: Store
-    night: Night
-    device: str
+    division: Division
     rule: str
-    estimated: Estimated
     first: list[int]
     evidence: pl.DataFrame
     by_value: dict[str, tuple[estimate.Rule, estimate.Deviations]]
 
     @classmethod
-    def of(cls, division: Division, rule: str, estimated: Estimated) -> _Estimates:
-        store, night, fitted, by_value = division.store, division.night, estimated.fitted, {}
+    def of(cls, division: Division, rule: str) -> _Estimates:
+        night, fitted, by_value = division.night, division.estimated[rule].fitted, {}
         if fitted is not None:
             named = {name: estimate.rule_named(name, fitted) for name in BY_VALUE}
             by_value = {name: (value, estimate.deviations(fitted, value)) for name, value in named.items()}
-        evidence = read_written(store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
+        evidence = read_written(division.store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
         first = [0, *accumulate(part.rows for part in night.parts)]
-        return cls(store, night, division.device, rule, estimated, first, evidence, by_value)
+        return cls(division, rule, first, evidence, by_value)
 
     def add(self, part: int, chosen: np.ndarray, tables: dict[str, list[pl.DataFrame]], opted_out: Withdrawn) -> None:
         """Add the tables of some outputs of a part, by their places in it."""
-        estimated, fitted = self.estimated, self.estimated.fitted
+        night, estimated = self.division.night, self.division.estimated[self.rule]
+        fitted = estimated.fitted
         paid = (estimated.parties["account"] != OPTED_OUT).to_numpy()
-        parties, influence = estimated.parties.filter(paid), read_influence(self.store, self.night, self.rule, part)
+        parties, influence = estimated.parties.filter(paid), read_influence(self.division.store, night, self.rule, part)
         ids = [influence.output_ids[at] for at in chosen]
         if self.evidence.height:
             shown = self.evidence.filter(pl.col("output_id").is_in(ids))
-            tables["evidence"].append(reweight_evidence(shown, estimated.weights, self.night.method["evidence"]))
+            tables["evidence"].append(reweight_evidence(shown, estimated.weights, night.method["evidence"]))
         sums = influence.sums[:, chosen][:, :, paid]
         by_component = estimated.weights[:, None, None] * sums
         tables["party_influence"].append(party_influence(parties, by_component.sum(axis=0), ids))
         ruled = [rules.from_components(by_component, ids, parties)]
-        by_owner = namespace_of(self.device).asarray(sums.transpose(0, 2, 1))
+        by_owner = namespace_of(self.division.device).asarray(sums.transpose(0, 2, 1))
         for name, (value, drawn) in self.by_value.items():
             assert fitted is not None
             shares = estimate.shares(fitted, value, by_owner, self.first[part] + chosen, drawn)
