@@ -58,9 +58,10 @@ class Place:
 
 @contextlib.contextmanager
 def filled(disk, left):
-    """A disk on which no more than some bytes are left."""
+    """A disk on which no more than some bytes are left; whoever writes to it meanwhile leaves less."""
     ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(shutil.disk_usage(disk).free - left, 0)))
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        file.write(bytes(max(shutil.disk_usage(disk).free - left, 0)))
     try:
         yield
     finally:
