@@ -42,6 +42,8 @@ SECONDS_BETWEEN_LOGS = 4.0
 # Results that one task combines.
 FAN_IN = 4
 WORKERS = {
+    # A worker computes on one thread; Polars would take one for each core of the machine, in every worker.
+    "distributed.nanny.pre-spawn-environ.POLARS_MAX_THREADS": 1,
     # Dask's default returns memory at once; allocating it again at every step costs a small model a third of its time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
     # Errors of tasks are raised here, so workers need not log them, nor their shutdown.

@@ -24,7 +24,7 @@ from provenance.features.run_notes import note_of_booking, read_notes
 from provenance.influence.audits import AuditFigure, audits
 from provenance.royalty.fidelity import CONTAINED
 from provenance.royalty.shares import BY_VALUE
-from provenance.settlement.exports.export import read_credits
+from provenance.settlement.exports.export import count_outputs
 from provenance.settlement.exports.trust import in_words
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ def _night(
     return CardNight(
         day=manifest["day"],
         revision=manifest["revision"],
-        outputs=_outputs(store, manifest),
+        outputs=count_outputs(store, manifest),
         fidelity=tuple(_fidelity(name, facts) for name, facts in manifest.get("fidelity", {}).items()),
         matched={c: manifest["totals"][c]["earned_minor"] / pool for c, pool in pools.items() if pool},
         computed=note.corpus_computed + note.outputs_computed if note else 0,
@@ -334,15 +334,6 @@ def _night(
         worker_seconds=work,
         cost_minor=round(work * price / 3600) if work is not None and price else None,
     )
-
-
-def _outputs(store: Store, manifest: Mapping[str, Any]) -> int:
-    """Number of outputs: rows of the night's frozen parts, or of its credits where the night is removed."""
-    frozen = _json(store, f"{manifest['night']}/inputs.json")
-    if frozen:
-        return sum(part["rows"] for part in frozen["outputs"])
-    folder = in_force(store, manifest["day"])["folder"]
-    return int(read_credits(store, folder, "output_id")["output_id"].n_unique())
 
 
 def _fidelity(contract: str, facts: Mapping[str, Any]) -> Fidelity:

@@ -198,7 +198,7 @@ def _corpus(store: Store) -> dict[str, Any]:
 
 
 def _last_night(store: Store, days: list[str]) -> tuple[LastNight | None, dict[str, Any]]:
-    from provenance.settlement.exports.export import read_credits, read_export
+    from provenance.settlement.exports.export import count_outputs, read_export
 
     if not days:
         return None, {}
@@ -208,7 +208,7 @@ def _last_night(store: Store, days: list[str]) -> tuple[LastNight | None, dict[s
         day=days[-1],
         revision=manifest["revision"],
         model_id=manifest["inputs"]["model_id"],
-        outputs=read_credits(store, manifest["folder"], "output_id")["output_id"].n_unique(),
+        outputs=count_outputs(store, manifest),
         owners=payouts.filter(payouts["earned_minor"] != 0)["owner_id"].n_unique(),
         earned={currency: row["earned_minor"] for currency, row in manifest["totals"].items()},
         escrowed={currency: row["escrowed_minor"] for currency, row in manifest["totals"].items()},

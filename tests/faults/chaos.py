@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from infra.stack.layout import Stack
     from provenance.core.store import Store
 
-YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # A night that was hit has its tasks' retries to end in, a minute after each failure.
 PATIENCE = 900
 console = Console(width=160)
@@ -128,7 +127,8 @@ def run(folder: Path, faults: list[Fault]) -> bool:
     """A night for each fault; whether all of them ended as if nothing had happened."""
     stack = begin(folder)
     try:
-        days = [YESTERDAY - timedelta(days=n) for n in range(len(faults) + 1)]
+        today = datetime.now(UTC).date()
+        days = [today - timedelta(days=n) for n in range(1, len(faults) + 2)]
         os.environ |= environment(stack)
         store = settings.load().store.open()
         deliver(store, corpus_frames(), tuple(map(str, days)))

@@ -3,6 +3,7 @@ import signal
 import threading
 from contextlib import ExitStack
 
+import polars as pl
 import pytest
 import torch
 from distributed import LocalCluster
@@ -60,12 +61,13 @@ def test_a_loop_gives_what_a_cluster_does(workers_of):
         workers.everywhere(CALLED.clear)
 
 
-def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
+def test_workers_take_one_thread_each_and_keep_the_memory_that_they_will_need_again(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
     before = signal.getsignal(signal.SIGINT)
     with open_cluster(ClusterSettings(workers=1, processes=True)) as client:
         assert client.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+        assert client.submit(pl.thread_pool_size).result() == 1
         assert client.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() is None
         # Ctrl-C in a terminal is the command's to answer, not its workers'.
         assert client.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN

@@ -79,6 +79,15 @@ def read_credits(store: Store, folder: str, *columns: str, wanted: pl.Expr | Non
         return chosen.select(columns or pl.all()).collect()
 
 
+def count_outputs(store: Store, manifest: Mapping[str, Any]) -> int:
+    """Number of a night's outputs: of its frozen inputs, or of the revision's credits where housekeeping removed the night."""
+    frozen = f"{manifest['night']}/inputs.json"
+    if store.exists(frozen):
+        return sum(part["rows"] for part in store.read_json(frozen)["outputs"])
+    folder = revision_folder(manifest["day"], manifest["revision"])
+    return int(read_credits(store, folder, "output_id")["output_id"].n_unique())
+
+
 def build(
     day: date,
     revision: int,
