@@ -3,8 +3,9 @@
     for n in 10000 100000 1000000; do provenance bench --parts scale --examples $n > scale-$n.json; done
     python bench/slopes.py scale-*.json [--figure infra/figures/slopes.png]
 
-A slope is the processor time of one more work between two sizes, so the fixed cost of a stage does not count. The right column
-compares the slope between the last two sizes with the one before: 1.1 or less is linear, as far as a night's noise shows.
+A slope is the processor time of one more work between two sizes, so the fixed cost of a stage does not count. Machines are not
+equally fast all day: a slope is what it would be at the mean pace of all stages (`scale.Cost.pace`). The right column compares
+the slope between the last two sizes with the one before: 1.1 or less is linear, as far as noise shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 MICRO = 1e6
@@ -26,8 +28,10 @@ def read(files: list[Path]) -> list[dict[str, Any]]:
 
 
 def slopes(runs: list[dict[str, Any]], stage: str) -> list[float]:
-    """Microseconds of the processor for each more work, between one size and the next."""
-    points = [(run["examples"], run["stages"][stage]["processor"]) for run in runs]
+    """Microseconds of the processor for each more work, between one size and the next, at the mean pace."""
+    usual = mean(cost["pace"] for run in runs for cost in run["stages"].values())
+    costs = [run["stages"][stage] for run in runs]
+    points = [(run["examples"], cost["processor"] * usual / cost["pace"]) for run, cost in zip(runs, costs, strict=True)]
     return [MICRO * (more - less) / (works - fewer) for (fewer, less), (works, more) in pairwise(points)]
 
 

@@ -78,20 +78,39 @@ def _vocabulary() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock and of the processor; peak memory of this process and of the largest worker, in MB."""
+    """Seconds by the clock and of the processor; peak memory of this process and of the largest worker, in MB.
+
+    Attributes:
+        pace: seconds of the processor for a fixed piece of work, just before and after: a machine is not equally fast all day.
+    """
 
     seconds: float
     processor: float
     memory: float
     worker_memory: float
+    pace: float
 
 
 def measured(function: Callable[[], object]) -> Cost:
     """The cost of a function that starts its own workers; to be called in a process of its own."""
+    first = _pace()
     start, before = time.perf_counter(), _processor()
     function()
+    seconds, processor = time.perf_counter() - start, _processor() - before
     own, workers = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return Cost(time.perf_counter() - start, _processor() - before, own, workers)
+    return Cost(seconds, processor, own, workers, (first + _pace()) / 2)
+
+
+def _pace() -> float:
+    """Seconds of the processor to sort, hash and add up the same numbers, and for a loop of Python: about half a second."""
+    numbers = np.random.default_rng(1).random(2**20)
+    start, total = time.process_time(), 0
+    for _ in range(12):
+        hashlib.sha256(np.sort(numbers)).digest()
+        (numbers * numbers).sum()
+        for number in range(2**20):
+            total += number
+    return time.process_time() - start
 
 
 def _processor() -> float:
