@@ -106,7 +106,7 @@ def _pace() -> float:
     numbers = np.random.default_rng(1).random(2**20)
     start, total = time.process_time(), 0
     for _ in range(12):
-        hashlib.sha256(np.sort(numbers)).digest()
+        hashlib.sha256(np.sort(numbers).tobytes()).digest()
         (numbers * numbers).sum()
         for number in range(2**20):
             total += number
