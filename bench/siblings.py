@@ -49,6 +49,8 @@ DAY = date(2026, 11, 20)
 FIRST = 701  # seed of coalitions; models in use, and those of other audits, have other seeds
 FEW = (1, 2, 4, 8)  # worths of few counterfactual models, in trainings
 COPIES = "off"  # a copy trains like any other work
+# Workloads of few owners, whose models have a width.
+NAMES = ("composers", "designers", "eight", "languages")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def train_sibling(name: str, folder: Path) -> Path:
     if not (out / "model.toml").exists():
         fresh = WORKLOADS[name].fresh
         assert isinstance(fresh, partial), name
-        out.mkdir(parents=True, exist_ok=True)
         examples = examples_in(pl.read_parquet(folder / "corpus/examples.parquet"))
+        out.mkdir(parents=True, exist_ok=True)
         adapter = fresh.func(examples, out, **(fresh.keywords | {"width": fresh.keywords["width"] // 2}))
         with_prompts(adapter.train, examples, name, seed=SEED, folder=out, model_id=f"{name}-sibling", device="cpu")
     return out
@@ -178,13 +180,15 @@ def measure(large: Measured, small: Measured, owners: Sequence[str], truth: np.n
 def main() -> None:
     """Measure one workload and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(WORKLOADS))
-    parser.add_argument("workload", type=Path)
-    parser.add_argument("--trainings", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("name", choices=NAMES, help="of the workload")
+    parser.add_argument("workload", type=Path, help="the folder of `provenance workload NAME FOLDER`")
+    parser.add_argument("--trainings", type=int, default=16, choices=(2, 4, 8, 16), help="worth of the models (default: 16)")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings on every coalition (default: 2)")
+    parser.add_argument("--workers", type=int, help="processes that train (default: as many as there are cores)")
     asked = parser.parse_args()
     folder, out = asked.workload, asked.workload / "siblings"
+    if lacking := [name for name in ("corpus", "model", "outputs.parquet") if not (folder / name).exists()]:
+        parser.error(f"{folder} lacks {lacking[0]}: make it with provenance workload {asked.name} {folder}")
     with opened(local_settings(device="cpu", workers=asked.workers), ledger=False) as where:
         models = {"large": folder / "model", "small": train_sibling(asked.name, folder)}
         large, small = (measured(where, folder, models[key], out / key, asked.trainings) for key in models)

@@ -19,12 +19,30 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from provenance.core.errors import ContractError
+
 MICRO = 1e6
 
 
 def read(files: list[Path]) -> list[dict[str, Any]]:
-    """The runs, the smallest first."""
-    return sorted((json.loads(file.read_text())["scale"] for file in files), key=lambda run: int(run["examples"]))
+    """The runs, the smallest first.
+
+    Raises:
+        ContractError: a file is none that `provenance bench --parts scale` printed, or two are of the same size.
+    """
+    runs: dict[int, dict[str, Any]] = {}
+    for file in files:
+        try:
+            run = json.loads(file.read_text())["scale"]
+            works, stages = int(run["examples"]), [cost["pace"] for cost in run["stages"].values()]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise ContractError(str(file), expected="what provenance bench --parts scale printed", found=found) from error
+        if works in runs or not stages:
+            found = f"another of {works:,}" if stages else "no stages"
+            raise ContractError(str(file), expected="a run of another number of works", found=found)
+        runs[works] = run
+    return [runs[works] for works in sorted(runs)]
 
 
 def slopes(runs: list[dict[str, Any]], stage: str) -> list[float]:
@@ -40,21 +58,28 @@ def peak(cost: dict[str, float]) -> float:
     return max(cost["memory"], cost["worker_memory"]) / 1024
 
 
+def stored(cost: dict[str, float]) -> float:
+    """Gigabytes that a stage added to the store and the ledger."""
+    return cost["bytes"] / 1e9
+
+
 def table(runs: list[dict[str, Any]]) -> Iterator[str]:
     """Lines of a table in Markdown."""
     sizes = [f"{run['examples']:,}" for run in runs]
     between = [f"us a work, {less} to {more}" for less, more in pairwise(sizes)]
-    yield " | ".join(["| stage", *(f"{size}: s, CPU s, GB" for size in sizes), *between, "ratio |"])
+    yield " | ".join(["| stage", *(f"{size}: s, CPU s, GB, GB stored" for size in sizes), *between, "ratio |"])
     yield "|---" * (len(sizes) + len(between) + 2) + "|"
     for stage in runs[0]["stages"]:
         costs = [run["stages"][stage] for run in runs]
-        cells = [f"{cost['seconds']:.0f}, {cost['processor']:.0f}, {peak(cost):.1f}" for cost in costs]
+        cells = [f"{cost['seconds']:.0f}, {cost['processor']:.0f}, {peak(cost):.1f}, {stored(cost):.1f}" for cost in costs]
         found = slopes(runs, stage)
         ratio = f"{found[-1] / found[-2]:.2f}" if len(found) > 1 and found[-2] > 0 else ""
         yield " | ".join([f"| `{stage}`", *cells, *(f"{slope:.0f}" for slope in found), f"{ratio} |"])
-    whole = [[sum(cost[name] for cost in run["stages"].values()) for name in ("seconds", "processor")] for run in runs]
-    largest = [max(map(peak, run["stages"].values())) for run in runs]
-    cells = [f"{seconds:.0f}, {processor:.0f}, {most:.1f}" for (seconds, processor), most in zip(whole, largest, strict=True)]
+    cells = []
+    for run in runs:
+        costs = list(run["stages"].values())
+        seconds, processor = (sum(cost[name] for cost in costs) for name in ("seconds", "processor"))
+        cells.append(f"{seconds:.0f}, {processor:.0f}, {max(map(peak, costs)):.1f}, {sum(map(stored, costs)):.1f}")
     yield " | ".join(["| together", *cells, *[""] * len(between), " |"])
 
 
@@ -85,10 +110,15 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Print the table, and draw the figure if it is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="JSON of runs: two for slopes, three to compare them")
+    parser.add_argument("--figure", type=Path, help="a .png to draw")
     asked = parser.parse_args()
-    runs = read(asked.runs)
+    try:
+        runs = read(asked.runs)
+    except ContractError as error:
+        parser.error(str(error))
+    if asked.figure and not (asked.figure.suffix == ".png" and asked.figure.parent.is_dir()):
+        parser.error(f"--figure: expected a .png in a folder that exists, found {asked.figure}")
     sys.stdout.writelines(f"{line}\n" for line in table(runs))
     if asked.figure:
         draw(runs, asked.figure)

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, inf
 
 # Assumed: operations that a GPU sustains in a second, in bfloat16; tokens of a work of 500 bytes, and of an output.
 SUSTAINED = 250e12
@@ -28,9 +29,11 @@ FEATURES, PRODUCTS, FEATURE_BYTES = 1.45, 17.6e6, 2_788
 # Measured on two cores: seconds of a core for a work in an ingest; for a credit (an output and owner) in `estimate`, and in
 # `share`, `book`, `publish` and `reconcile` together; bytes of a credit in the night's tables and in the export.
 INGEST, ESTIMATE, SETTLE, CREDIT_BYTES = 138e-6, 33e-6, 8e-6, 102
-# Measured: bytes of the process that merges an ingest's tables, for a work; of Dask's scheduler, for a task.
-MERGE_BYTES, TASK_BYTES = 1_180, 4_400
-SHARD, FILES_A_TASK = 384, 4  # examples in a shard; files of features in a task on a GPU
+# Likewise: for a work, to freeze a night and plan counterfactual models, and for the spans of 16 outputs (`royalty.credit`).
+FREEZE, SPANS = 39e-6, 650e-6
+# Measured: bytes of the process that merges an ingest's tables, at the start and for a work; of Dask's scheduler, for a task.
+MERGE_START, MERGE_BYTES, TASK_BYTES = 450e6, 1_180, 4_400
+SHARD, FILES_A_TASK = 384, 4  # examples in a shard; files of features in a task on a GPU (on cores 1)
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,33 @@ def rows(size: Size, prices: Prices) -> Iterator[tuple[str, str]]:
     def stored(count: float) -> str:
         return f"{_bytes(count)}, ${_short(count / 1e9 * prices.gb_month)} a month"
 
+    def together(on_gpus: float) -> str:
+        dollars = on_gpus * prices.gpu + on_cores * prices.core
+        return f"${_short(dollars)}; {ceil(on_gpus / 6):,} GPUs and {ceil(on_cores / 6):,} cores"
+
     features = FEATURES * size.passes * CHECKPOINTS
     likelihoods = 2 * size.weights * OUTPUT_TOKENS * size.outputs * (MODELS + 2) / SUSTAINED / 3600
     credits = size.outputs * size.owners
+    scores = size.works * size.outputs * CHECKPOINTS / PRODUCTS / 3600
+    on_cores = ((ESTIMATE + SETTLE) * credits + (FREEZE + SPANS) * size.works) / 3600
     tasks = size.works / SHARD * CHECKPOINTS / FILES_A_TASK
     yield "owners; weights of the model", f"{_short(size.owners)}; {_short(size.weights)}"
     yield "**once for a model, GPU**: its own training", gpu(size.passes * EPOCHS)
     yield f"counterfactual models worth {TRAININGS} trainings", gpu(TRAININGS * size.passes * EPOCHS)
     yield "the same of a sibling of a quarter of the size", gpu(SIBLING * TRAININGS * size.passes * EPOCHS)
     yield "features", gpu(features)
-    yield "their tasks; the scheduler's memory for these", f"{_short(tasks)}; {_bytes(TASK_BYTES * tasks)}"
+    yield "tasks of features; the scheduler's memory for them", f"{_short(tasks)}; {_bytes(TASK_BYTES * tasks)}"
     yield "**once for a delivery, cores**: ingest", core(INGEST * size.works)
-    yield "memory of the process that merges its tables", _bytes(MERGE_BYTES * size.works)
+    yield "memory of the process that merges its tables", _bytes(MERGE_START + MERGE_BYTES * size.works)
     yield f"**every night, GPU**: features of {NEW:.0%} new works", gpu(NEW * features)
     yield "likelihoods under all models", gpu(likelihoods)
-    yield "scores of every example", gpu(size.works * size.outputs * CHECKPOINTS / PRODUCTS / 3600)
-    yield "scores of sums by owner instead (not built)", gpu(size.owners * size.outputs * CHECKPOINTS / PRODUCTS / 3600)
+    yield "scores of every example", gpu(scores)
     yield "**every night, cores**: estimate", core(ESTIMATE * credits)
     yield "shares, booking, publishing", core(SETTLE * credits)
-    yield "credits; their bytes in a night", f"{_short(credits)}; {_bytes(CREDIT_BYTES * credits)}"
+    yield "inputs and plans; spans of 16 outputs, for people to read", core((FREEZE + SPANS) * size.works)
+    yield "**a night together**; to end within six hours", together(NEW * features + likelihoods + scores)
+    yield "the same with scores of sums by owner (not built)", together(NEW * features + likelihoods + scores * OWNERS_A_WORK)
+    yield "credits, and what a night of them costs", f"{_short(credits)}: {stored(CREDIT_BYTES * credits)}"
     yield "**stored**: features", stored(FEATURE_BYTES * size.works * CHECKPOINTS)
     yield f"{MODELS} counterfactual models, in two bytes a weight", stored(2 * size.weights * MODELS)
 
@@ -116,12 +127,19 @@ def _bytes(count: float) -> str:
     return f"{count / 1e6:.0f} MB"
 
 
+def _price(text: str) -> float:
+    price = float(text)
+    if not 0 <= price < inf:
+        raise argparse.ArgumentTypeError(f"expected a price of 0 or more, found {text}")
+    return price
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu-dollars", type=float, default=2.5)
-    parser.add_argument("--core-dollars", type=float, default=0.04)
-    parser.add_argument("--gb-month-dollars", type=float, default=0.023)
+    parser.add_argument("--gpu-dollars", type=_price, default=2.5, help="for an hour (default: 2.50)")
+    parser.add_argument("--core-dollars", type=_price, default=0.04, help="for an hour (default: 0.04)")
+    parser.add_argument("--gb-month-dollars", type=_price, default=0.023, help="for a GB in a month (default: 0.023)")
     asked = parser.parse_args()
     prices = Prices(asked.gpu_dollars, asked.core_dollars, asked.gb_month_dollars)
     sizes = [Size(works, 1e6) for works in (1e6, 1e8, 1e9)]

@@ -323,7 +323,8 @@ def _as_finished(
         if future.status == "error":
             error = future.exception()
             if isinstance(error, KilledWorker):
-                raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
+                hint = "Mostly it took more memory than a worker may have: give workers more, or look into their own logs."
+                raise ClusterUnavailable(f"{what}: {name(items[number])} killed every worker that tried it. {hint}") from error
             raise error
         if time.monotonic() - logged > SECONDS_BETWEEN_LOGS or done == len(items):
             log.info(PROGRESS, what, done, len(items))

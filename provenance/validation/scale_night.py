@@ -3,12 +3,13 @@
     provenance bench --parts scale --examples 100000
 
 The corpus is `scale`'s: 10,000 owners. A byte-level transformer of a few thousand parameters and its counterfactual models are
-trained on a few texts of their parts each: a night reads models, it does not ask how they came about. Every stage runs in a
-process of its own, as Airflow runs it, with two workers.
+trained on 64 texts of their parts each: a night reads models, it does not ask how they came about. Features have few numbers,
+and one checkpoint. Every stage runs in a process of its own, as Airflow runs it, with two workers.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +21,8 @@ from provenance.core.settings import Settings
 from provenance.core.stages import BOOK, BY_NAME, COMPUTED, CREDIT, FREEZE, PUBLISH, RECONCILE, REVIEW
 from provenance.validation.scale import OpenWorkers, deliver, in_new_process, measured, texts
 from provenance.validation.scale_model import READ, Small
+
+log = logging.getLogger("provenance.bench")
 
 DAY = date(2026, 11, 20)
 OUTPUTS, FIRST_OUTPUT = 1_000, 10**9
@@ -81,6 +84,7 @@ def scale(folder: Path, settings: Settings, open_workers: OpenWorkers, examples:
         before = _bytes(folder)
         result, cost = in_new_process(_measured_stage, at, open_workers, stage, arguments)
         stages[stage] = cost | {"bytes": _bytes(folder) - before}
+        log.info("%s: %.0f s", stage, cost["seconds"])
         return result
 
     run("corpus.ingest")

@@ -134,5 +134,5 @@ def test_what_kills_every_worker_is_named(workers_of):
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ClusterSettings(address=cluster.scheduler_address)
         killed = "poison: part seven killed every worker that tried it"
-        with pytest.raises(RuntimeError, match=killed):
+        with pytest.raises(ClusterUnavailable, match=killed):
             list(workers_of(settings).map(die, None, [7], what="poison", name=lambda _: "part seven"))

@@ -122,6 +122,6 @@ def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, re
         "expected some of features, scoring, memory, workers, night, likelihoods, royalty, ingest, scale, found 'speed'"
         in error
     )
-    assert "--model: expected a path, for all parts but ingest and scale, found none" in refused(
+    assert "--model: expected a path, for parts other than royalty, ingest, scale, found none" in refused(
         *words[:3], "--parts", "scoring"
     )
