@@ -74,7 +74,7 @@ def table(runs: list[dict[str, Any]]) -> Iterator[str]:
         cells = [f"{cost['seconds']:.0f}, {cost['processor']:.0f}, {peak(cost):.1f}, {stored(cost):.1f}" for cost in costs]
         found = slopes(runs, stage)
         ratio = f"{found[-1] / found[-2]:.2f}" if len(found) > 1 and found[-2] > 0 else ""
-        yield " | ".join([f"| `{stage}`", *cells, *(f"{slope:.0f}" for slope in found), f"{ratio} |"])
+        yield " | ".join([f"| `{stage}`", *cells, *(str(round(slope)) for slope in found), f"{ratio} |"])
     cells = []
     for run in runs:
         costs = list(run["stages"].values())
