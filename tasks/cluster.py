@@ -39,6 +39,8 @@ log = logging.getLogger("provenance.cluster")
 # Restarts of the scheduler that one piece of work survives, and starts of workers on this machine that are tried.
 RESTARTS, STARTS = 3, 2
 SECONDS_BETWEEN_LOGS = 4.0
+# Work that is sent at once is data of its stage, such as candidates for copies: 20 MB for a million works. Dask warns of 10 MB.
+LARGE = "1 GB"
 # Results that one task combines.
 FAN_IN = 4
 WORKERS = {
@@ -68,6 +70,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
         SettingsError: no worker has the resources that the device needs, or one has other versions than this process.
     """
     _take_one_thread(anew=True)
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": LARGE})
     if settings.address:
         try:
             client = Client(settings.address, timeout=settings.start_seconds, set_as_default=False)

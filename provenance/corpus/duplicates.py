@@ -284,7 +284,7 @@ def _similar_pairs(facts: pl.DataFrame, searched: np.ndarray, sketched: Sequence
         later = np.searchsorted(starts, rows[pairs[1]], side="right") - 1
         order = np.argsort(later, kind="stable")
         cuts = np.flatnonzero(np.diff(later[order], prepend=-1, append=-1))
-        items = [rows[pairs[:, order[a:b]]] for a, b in pairwise(cuts)]
+        items = [rows[pairs[:, order[a:b]]].astype(np.uint32) for a, b in pairwise(cuts)]
         result = np.zeros(pairs.shape[1])
         result[order] = np.concatenate([np.zeros(0), *workers.map(function, _Pieces(pieces, starts), items, what=what)])
         return result
