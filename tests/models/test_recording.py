@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -342,19 +341,18 @@ def test_a_loss_of_preferences_is_not_taken_for_a_likelihood(tmp_path):
         def compute_loss(self, model, inputs, **_):
             return model(**inputs["pair"]).loss
 
-    def record_pairs(kind, **how):
+    def record_pairs(kind, name, **how):
         module, args = tiny_llama(), kind(**vars_of(arguments(tmp_path, remove_unused_columns=False, num_train_epochs=1)))
-        recorder = Recorder(tmp_path / kind.__name__, works, contents, **how)
+        recorder = Recorder(tmp_path / name, works, contents, **how)
         collate = {"data_collator": lambda rows: {"pair": pad(rows)}}
         Pairs(model=module, args=args, train_dataset=rows_of(contents), callbacks=[recorder], **collate).train()
-        return read_model(tmp_path / kind.__name__)
+        return read_model(tmp_path / name)
 
     with pytest.raises(ModelError, match="expected begin and end"):
-        record_pairs(TrainingArguments)
-    shutil.rmtree(tmp_path / "TrainingArguments")
-    model = record_pairs(TrainingArguments, adapter_args=FRAMED)
+        record_pairs(TrainingArguments, "unframed")
+    model = record_pairs(TrainingArguments, "framed", adapter_args=FRAMED)
     assert model.card.training.loss == "that of a trainer whose batches are not token ids of single examples"
-    model = record_pairs(DPOConfig, adapter_args=FRAMED)
+    model = record_pairs(DPOConfig, "preferences", adapter_args=FRAMED)
     assert model.card.training.loss == "that of a trainer with DPOConfig"
     with pytest.raises(ModelError, match="training.loss"):
         check_trainable(model)
