@@ -93,8 +93,8 @@ def measured(where: Where, folder: Path, model: Path, out: Path, trainings: int)
     both = ("inside", "partition", "value", "seen")
     joined: dict[str, Any] = {key: np.concatenate([getattr(fitted_on, key), getattr(aside, key)]) for key in both}
     # In the order of their parts of the owners, which large and small models have in common.
-    members = joined["inside"] @ (1 << np.arange(parties.height))
-    joined = {key: values[np.lexsort((members, joined["partition"]))] for key, values in joined.items()}
+    order = np.lexsort((coalition_of(joined["inside"]), joined["partition"]))
+    joined = {key: values[order] for key, values in joined.items()}
     sums = [read_influence(local.store, valued, COPIES, part).sums for part in range(len(valued.parts))]
     opened_model = read_model(model)
     module = opened_model.load(opened_model.card.checkpoints[-1])
@@ -105,6 +105,11 @@ def measured(where: Where, folder: Path, model: Path, out: Path, trainings: int)
         np.concatenate(sums, axis=1).transpose(0, 2, 1),
         sum(parameter.numel() for parameter in module.parameters()),
     )
+
+
+def coalition_of(inside: np.ndarray) -> np.ndarray:
+    """The number of the coalition on which each counterfactual model was trained: its members are the bits."""
+    return np.asarray((inside > 0.5) @ (1 << np.arange(inside.shape[1])))
 
 
 def estimated(outcomes: Outcomes, influence: np.ndarray) -> tuple[Fitted, np.ndarray]:
@@ -195,9 +200,8 @@ def main() -> None:
         _, owner_of = units(large.where.store, large.night)
         owners, _, masks = coalitions(owner_of)
         worths = [-retrain(large.where, large.night, masks, FIRST + at, "coalitions") for at in range(asked.seeds)]
-        # Each counterfactual model was trained on a coalition: the coalition's number has its members as bits.
-        numbers = (large.outcomes.inside > 0.5) @ (1 << np.arange(len(owners)))
-        result = measure(large, small, owners, shapley(np.mean(worths, axis=0)), worths[0][numbers])
+        again = worths[0][coalition_of(large.outcomes.inside)]
+        result = measure(large, small, owners, shapley(np.mean(worths, axis=0)), again)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
