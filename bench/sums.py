@@ -82,7 +82,7 @@ def rows(size: Size, prices: Prices) -> Iterator[tuple[str, str]]:
 
     def together(on_gpus: float) -> str:
         dollars = on_gpus * prices.gpu + on_cores * prices.core
-        return f"${_short(dollars)}; {ceil(on_gpus / 6):,} GPUs and {ceil(on_cores / 6):,} cores"
+        return f"${_short(dollars)}; GPUs: {ceil(on_gpus / 6):,}, cores: {ceil(on_cores / 6):,}"
 
     features = FEATURES * size.passes * CHECKPOINTS
     likelihoods = 2 * size.weights * OUTPUT_TOKENS * size.outputs * (MODELS + 2) / SUSTAINED / 3600

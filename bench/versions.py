@@ -1,13 +1,13 @@
-"""What attribution costs against an earlier version, in one run: both start cold, in turns, on the same inputs.
+"""What attribution and shares cost against an earlier version, in one run: both start cold, in turns.
 
-    .venv/bin/provenance workload code var/workloads/code
-    .venv/bin/python bench/versions.py 70c5677 var/workloads/code [--rounds 3]
+    .venv/bin/python bench/versions.py 70c5677 [--workload code] [--trainings 8] [--rounds 3]
 
-Checks the earlier commit out into a temporary worktree, and runs `provenance attribute` of both, each with an empty folder for
-its results, one worker, and the method that both have. An earlier version refuses what a later one says of a training in
-`model.toml`, so both get the model without its table `[training]`. `--old-python` names the interpreter of an environment of
-the earlier commit's own, where it does not run in this one. Prints JSON: seconds by the clock and of the processor, their
-medians, and the ratios of these, today's over the earlier one's.
+Checks the earlier commit out into a temporary worktree. Each version makes the workload (the same texts, and a model of the
+same recipe), and this one its counterfactual models; neither counts. Then each runs `provenance attribute`, by gradients alone,
+which both have, and `provenance royalty`, by the rule `faithful`: by counterfactual models, or by what the earlier version has
+in their place. `--old-python` names the interpreter of an environment of the earlier commit's own, where it does not run in
+this one. Prints JSON: seconds by the clock and of the processor for each command, their medians, and the ratios of these,
+today's over the earlier one's.
 """
 
 from __future__ import annotations
@@ -23,11 +23,51 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 GIT = shutil.which("git") or "git"
+MEASURED = ("seconds", "processor")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A checkout, and the interpreter that runs it.
+
+    Attributes:
+        inputs: folder of its workload.
+        counterfactuals: options of `royalty` that name its counterfactual models, if it has any.
+    """
+
+    tree: Path
+    python: str
+    inputs: Path
+    counterfactuals: tuple[str, ...] = ()
+
+    def run(self, *arguments: object) -> dict[str, float]:
+        """The cost of a command: seconds by the clock, and of the processor."""
+        command = [self.python, "-m", "tasks.cli", *map(str, arguments)]
+        start, before = time.perf_counter(), os.times()
+        environment = os.environ | {"PYTHONPATH": str(self.tree)}
+        ended = subprocess.run(command, cwd=self.tree, env=environment, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise SystemExit(f"{' '.join(command)}, in {self.tree}:\n{ended.stdout}{ended.stderr}")
+        after = os.times()
+        processor = after.children_user + after.children_system - before.children_user - before.children_system
+        return {"seconds": time.perf_counter() - start, "processor": processor}
+
+    def pay(self, out: Path) -> dict[str, dict[str, float]]:
+        """The cost of each command, and of both, with nothing computed before."""
+        files = {"corpus": "corpus", "model": "model", "outputs": "outputs.parquet"}
+        inputs = [f"--{name}={self.inputs / file}" for name, file in files.items()]
+        here = ["--device=cpu", "--workers=1"]
+        costs = {
+            "attribute": self.run("attribute", *inputs, f"--out={out}", "--method=factored", *here),
+            "royalty": self.run("royalty", f"--influence={out}", f"--out={out}.parquet", *self.counterfactuals, *here),
+        }
+        return costs | {"both": {name: sum(cost[name] for cost in costs.values()) for name in MEASURED}}
 
 
 @contextmanager
@@ -40,60 +80,51 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run([GIT, "-C", HERE, "worktree", "remove", "--force", folder], check=True)
 
 
-def plain_model(model: Path, copy: Path) -> Path:
-    """A copy of a model folder whose `model.toml` says nothing of its training."""
-    shutil.copytree(model, copy)
-    before, _, rest = (copy / "model.toml").read_text().partition("[training]\n")
-    tables = rest.find("\n[[")
-    (copy / "model.toml").write_text(before + (rest[tables:] if tables >= 0 else ""))
-    return copy
-
-
-def attribute(tree: Path, python: str, inputs: list[str], out: Path) -> dict[str, float]:
-    """The cost of a cold `provenance attribute` of the code in a folder: seconds by the clock, and of the processor."""
-    command = [python, "-m", "tasks.cli", "attribute", *inputs, "--out", str(out), "--method", "factored"]
-    command += ["--device", "cpu", "--workers", "1"]
-    start, before = time.perf_counter(), os.times()
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    ended = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)}, in {tree}:\n{ended.stdout}{ended.stderr}")
-    after = os.times()
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": time.perf_counter() - start, "processor": processor}
-
-
-def compared(commit: str, workload: Path, rounds: int, old_python: str) -> dict[str, Any]:
+def compared(asked: argparse.Namespace) -> dict[str, Any]:
     """The figures of both versions."""
-    costs: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
     with (
-        tempfile.TemporaryDirectory(prefix="provenance-versions-") as scratch,
-        checked_out(commit, Path(scratch) / "tree") as tree,
+        tempfile.TemporaryDirectory(prefix="provenance-versions-") as name,
+        checked_out(asked.commit, Path(name) / "tree") as tree,
     ):
-        model = plain_model(workload / "model", Path(scratch) / "model")
-        inputs = ["--corpus", str(workload / "corpus"), "--model", str(model), "--outputs", str(workload / "outputs.parquet")]
-        sides = {"old": (tree, old_python), "new": (HERE, sys.executable)}
-        for number in range(rounds):
-            for side, (folder, python) in sides.items():
-                costs[side].append(attribute(folder, python, inputs, Path(scratch) / f"{side}-{number}"))
+        scratch = Path(name)
+        models = scratch / "counterfactuals"
+        versions = {
+            "old": Version(tree, asked.old_python, scratch / "old"),
+            "new": Version(HERE, sys.executable, scratch / "new", (f"--counterfactuals={models}",)),
+        }
+        for version in versions.values():
+            version.run("workload", asked.workload, version.inputs)
+        new = versions["new"]
+        folders = [f"--corpus={new.inputs / 'corpus'}", f"--model={new.inputs / 'model'}", f"--out={models}"]
+        new.run("counterfactuals", "train", *folders, f"--trainings={asked.trainings}")
+        rounds = [
+            {side: version.pay(scratch / f"{side}-{number}") for side, version in versions.items()}
+            for number in range(asked.rounds)
+        ]
     median = {
-        side: {name: statistics.median(cost[name] for cost in own) for name in ("seconds", "processor")}
-        for side, own in costs.items()
+        side: {
+            command: {measured: statistics.median(each[side][command][measured] for each in rounds) for measured in MEASURED}
+            for command in rounds[0][side]
+        }
+        for side in versions
     }
-    ratios = {name: median["new"][name] / median["old"][name] for name in ("seconds", "processor")}
-    return {"commit": commit, "workload": workload.name, "rounds": costs, "median": median, "new_over_old": ratios}
+    ratios = {
+        command: {measured: cost / median["old"][command][measured] for measured, cost in costs.items()}
+        for command, costs in median["new"].items()
+    }
+    setting = {"commit": asked.commit, "workload": asked.workload, "trainings": asked.trainings}
+    return setting | {"rounds": rounds, "median": median, "new_over_old": ratios}
 
 
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="of the earlier version")
-    parser.add_argument("workload", type=Path, help="folder with corpus/, model/ and outputs.parquet")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each")
+    parser.add_argument("--workload", default="code", help="a name that `provenance workload` knows in both (default: code)")
+    parser.add_argument("--trainings", type=int, default=8, help="what counterfactual models are worth (default: 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--old-python", default=sys.executable, help="interpreter for the earlier version; by default this one")
-    options = parser.parse_args()
-    figures = compared(options.commit, options.workload.resolve(), options.rounds, options.old_python)
-    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    sys.stdout.write(json.dumps(compared(parser.parse_args()), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def _backward_passes(
     tap.listening = False
     # Only curvature that is no cross-entropy's needs the gradient's own gradient, and the memory for it.
     slopes = torch.autograd.grad(losses.sum(), leaves, retain_graph=True, allow_unused=True) if connected else ()
-    if any(slope is not None and classes_of(leaf, slope) is None for leaf, slope in zip(leaves, slopes, strict=False)):
+    classes = [None if slope is None else classes_of(leaf, slope) for leaf, slope in zip(leaves, slopes, strict=False)]
+    if any(slope is not None and found is None for slope, found in zip(slopes, classes, strict=True)):
         slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
     tap.listening = True
     if connected and (tap.unheard or _has_other_leaves(losses, leaves)):  # a weight is used after the module's output
@@ -153,15 +154,15 @@ def _backward_passes(
             losses = example_losses(adapter, module, batch)
         slopes = ()
     used = [
-        (output, leaf, slope)
-        for (output, leaf), slope in zip(cuts, slopes, strict=False)
+        (output, leaf, slope, found)
+        for (output, leaf), slope, found in zip(cuts, slopes, classes, strict=False)
         if slope is not None and output.requires_grad
     ]
-    outputs = [output for output, _, _ in used]
-    _backward(outputs, [slope for _, _, slope in used], losses)
+    outputs = [output for output, *_ in used]
+    _backward(outputs, [slope for _, _, slope, _ in used], losses)
     yield DATA
     for _ in range(draws):
-        samples = [sample_flow(leaf, slope, drawn) for _, leaf, slope in used]
+        samples = [sample_flow(leaf, slope, found, drawn) for _, leaf, slope, found in used]
         _backward(outputs, [flow for flow, _ in samples], losses)
         yield min((law for _, law in samples), key=LAWS.index, default=DATA)
 
@@ -251,15 +252,18 @@ def _backward(outputs: list[torch.Tensor], flows: Sequence[torch.Tensor], losses
         losses.sum().backward(retain_graph=True)
 
 
-def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, drawn: Draws) -> tuple[torch.Tensor, str]:
+def sample_flow(
+    leaf: torch.Tensor, slope: torch.Tensor, classes: tuple[torch.Tensor, int] | None, drawn: Draws
+) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of the gradients for sampled targets, and the law of these targets.
 
     Args:
         leaf: the module's output, as a leaf.
-        slope: the loss's gradient with respect to the leaf, itself differentiable.
+        slope: the loss's gradient with respect to the leaf, itself differentiable if the loss is no cross-entropy.
+        classes: of a cross-entropy (`classes_of`).
     """
     z, tolerance = _wide(leaf.detach()), TOLERANCE[leaf.dtype]
-    if (classes := classes_of(leaf, slope)) is not None:
+    if classes is not None:
         return _sample_classes(z, *classes, drawn).to(leaf.dtype), CROSS_ENTROPY
     if slope.requires_grad:
         (curvature,) = torch.autograd.grad(slope.sum(), leaf, retain_graph=True)
