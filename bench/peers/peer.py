@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
 from provenance.features.report import ONE_BY_ONE
-from provenance.features.sampled import Draws, cut, sample_flow
+from provenance.features.sampled import Draws, classes_of, cut, sample_flow
 from provenance.models.model import Example, forward_and_backward, read_model
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def ekfac(
                 losses = adapter.loss(model, batch)
             ((z, leaf),) = cuts
             (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
-            flow, _ = sample_flow(leaf, slope, drawn)
+            flow, _ = sample_flow(leaf, slope, classes_of(leaf, slope), drawn)
             return (z * flow.detach()).sum()
 
         def compute_measurement(self, batch: Any, model: nn.Module) -> torch.Tensor:

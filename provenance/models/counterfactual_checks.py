@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,8 @@ log = logging.getLogger("provenance.counterfactuals")
 
 # `check_losses`: examples compared, examples per batch, and the smallest t statistic (Welch) that passes.
 EXAMPLES, BATCH, SMALLEST_T = 256, 32, 3.0
+# Examples of the served model that are joined at once: a table of more outgrows the processor's caches.
+SLICE = 2**16
 
 
 def check_new(subject: Subject, candidates: Sequence[Record]) -> None:
@@ -88,6 +91,14 @@ def check_works(listed: pl.DataFrame, served: pl.DataFrame, where: str) -> None:
 
 def _foreign_examples(listed: pl.DataFrame, served: pl.DataFrame) -> pl.DataFrame:
     """`work_id, foreign`: the number of a manifest's examples that the served model was not trained on, if there are any."""
+    tables = [table if table["work_id"].is_sorted() else table.sort("work_id") for table in (listed, served)]
+    ends = tables[1]["work_id"].gather_every(SLICE)[1:]
+    cuts = [[0, *table["work_id"].search_sorted(ends), table.height] for table in tables]
+    slices = [[table[start:end] for start, end in pairwise(places)] for table, places in zip(tables, cuts, strict=True)]
+    return pl.concat(_foreign_in_slice(*pair) for pair in zip(*slices, strict=True))
+
+
+def _foreign_in_slice(listed: pl.DataFrame, served: pl.DataFrame) -> pl.DataFrame:
     both = listed.join(served, on=["work_id", "content_sha256"], how="left")
     excess = both.select("work_id", foreign=pl.col("count").cast(pl.Int64) - pl.col("count_right").fill_null(0).cast(pl.Int64))
     return excess.filter(pl.col("foreign") > 0).group_by("work_id").agg(pl.col("foreign").sum())

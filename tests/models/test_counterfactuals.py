@@ -22,7 +22,7 @@ from provenance.local.attribute import copy_models
 from provenance.models import counterfactual_checks, counterfactual_records, counterfactual_training
 from provenance.models import trainer as commands
 from provenance.models.adapters.causal_lm import CausalLM
-from provenance.models.counterfactual_checks import usable_models
+from provenance.models.counterfactual_checks import check_works, usable_models
 from provenance.models.counterfactual_records import read_record, records, summary
 from provenance.models.counterfactual_training import add, missing_trainings, plan_trainings, train
 from provenance.models.frozen import fetch_model
@@ -359,6 +359,21 @@ def test_models_trained_by_a_command_count_once_the_whole_set_is_checked(command
     stored = records(subject.store, subject.model)
     assert {record.name for record in stored} == set(usable_models(subject)) == set(names)
     assert all("train.py" in record.files for record in stored), "files that the command did not write are copied"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 2**16])
+def test_works_are_compared_in_slices_as_at_once(monkeypatch, size):
+    monkeypatch.setattr(counterfactual_checks, "SLICE", size)
+    rows = [(f"w{work}", f"{content}", 2) for work in range(6) for content in range(3)]
+    served = pl.DataFrame(rows, ["work_id", "content_sha256", "count"], orient="row")
+    for listed in (served, served.reverse(), served.filter(pl.col("work_id") > "w3"), served.clear()):
+        check_works(listed, served, "m")
+        check_works(listed, served.reverse(), "m")
+    foreign = pl.DataFrame([("v", "0", 1), ("w4", "0", 5), ("w4", "7", 1), ("x", "0", 2)], served.schema, orient="row")
+    for work in (("w4", 4, 6), ("v", 1, 1), ("x", 2, 2)):
+        listed = foreign.filter(pl.col("work_id") == work[0])
+        with pytest.raises(ModelError, match="work '{}': {} of its {} examples".format(*work)):
+            check_works(listed, served, "m")
 
 
 def test_a_command_that_trains_on_other_works_is_detected(commanded):
