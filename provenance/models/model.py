@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
+from provenance.core.canonical import digest
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
-from provenance.core.store import digest
 from provenance.core.toml import read_toml
 from provenance.models.recipe import BUILT_IN_RUN, ONCE_ARGUMENTS, ONCE_TRAINING, Training
 from provenance.models.shared import own_trained, placed

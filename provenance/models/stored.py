@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from provenance.core.store import digest
+from provenance.core.canonical import digest
 
 BASE = "base/"
 

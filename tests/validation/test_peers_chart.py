@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
@@ -43,3 +45,9 @@ def test_a_score_has_no_zero_before_its_point():
 def test_a_document_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="peers: composers"):
         chart.document(re.sub("<!-- peers: composers -->", "", chart.EVIDENCE.read_text()), chart.tables(SCORES))
+
+
+def test_what_peers_read_model_folders_with_needs_nothing_that_their_environment_lacks():
+    code = "import sys; sys.modules |= dict.fromkeys(['polars', 'fsspec', 's3fs', 'dask', 'cupy'])\n"
+    code += "import provenance.features.report, provenance.features.sampled, provenance.models.model"
+    subprocess.run([sys.executable, "-c", code], check=True)
