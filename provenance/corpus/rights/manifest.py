@@ -27,8 +27,8 @@ def contents(examples: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def count_examples(examples: pl.DataFrame) -> pl.DataFrame:
-    """`work_id, content_sha256, count` of examples: how often a work has each."""
-    return examples.group_by("work_id", "content_sha256").len("count")
+    """`work_id, content_sha256, count` of examples, in order: how often a work has each."""
+    return examples.group_by("work_id", "content_sha256").len("count").sort("work_id", "content_sha256")
 
 
 @dataclass(frozen=True)
