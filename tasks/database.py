@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 import warnings
+from contextlib import ExitStack
 from functools import cached_property
 
 import sqlalchemy as sa
@@ -52,7 +53,7 @@ def database_url(settings: DatabaseSettings, database: str = NAME) -> str:
 
 
 def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
-    """An engine on the ledger of a store, with its schema up to date.
+    """An engine on the ledger of a store, with its schema up to date; dispose of it at the end.
 
     The first night binds a ledger and a store together: a booking is exported to the store of its night only.
 
@@ -91,35 +92,47 @@ def read_ledger(settings: DatabaseSettings) -> sa.Engine:
 
 
 def open_register(settings: DatabaseSettings) -> sa.Engine:
-    """An engine on the register of payees, as the role that may read it; `open_ledger` must have created it."""
+    """An engine on the register of payees, as the role that may read it; `open_ledger` must have created it.
+
+    Dispose of it at the end.
+    """
     return _engine_as(payee_vault.ROLE, settings.payees_url or database_url(settings))
 
 
 def _engine_as(role: str, url: str) -> sa.Engine:
-    """An engine whose connections have the rights of one role."""
-    return sa.create_engine(url, poolclass=sa.NullPool, connect_args={"options": f"-c role={role}"})
+    """An engine whose connections have the rights of one role; it keeps one of them, since each is a process of the server."""
+    options = {"options": f"-c role={role}"}
+    return sa.create_engine(url, pool_size=1, max_overflow=-1, pool_pre_ping=True, connect_args=options)
 
 
 class LedgerDatabases:
-    """The databases of the settings, opened at first use."""
+    """The databases of the settings, opened at first use.
 
-    def __init__(self, settings: DatabaseSettings, store: Store) -> None:
-        self._settings, self._store = settings, store
+    Args:
+        doors: closes their connections at the end.
+    """
+
+    def __init__(self, settings: DatabaseSettings, store: Store, doors: ExitStack) -> None:
+        self._settings, self._store, self._doors = settings, store, doors
 
     @cached_property
     def ledger(self) -> sa.Engine:
         """See `open_ledger`."""
-        return open_ledger(self._settings, self._store)
+        return self._kept(open_ledger(self._settings, self._store))
 
     @cached_property
     def payees(self) -> sa.Engine:
         """See `open_register`; the ledger creates it, so open that first where it may be missing."""
-        return open_register(self._settings)
+        return self._kept(open_register(self._settings))
 
     @cached_property
     def locks(self) -> sa.Engine:
         """An engine for locks alone; the ledger may be missing, or another store's."""
         return sa.create_engine(database_url(self._settings), poolclass=sa.NullPool)
+
+    def _kept(self, engine: sa.Engine) -> sa.Engine:
+        self._doors.callback(engine.dispose)
+        return engine
 
 
 def _beside(url: str) -> sa.URL:

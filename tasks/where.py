@@ -35,7 +35,7 @@ def opened(settings: Settings | None = None, *, ledger: bool = True) -> Iterator
         def databases() -> Databases:
             from tasks.database import LedgerDatabases
 
-            return LedgerDatabases(settings.database, store)
+            return LedgerDatabases(settings.database, store, doors)
 
         if not ledger:
             workers()  # which leaves one thread to this process: its results must not depend on the number of cores

@@ -58,7 +58,7 @@ def history(postgres, template):
         @initialize()
         def empty(self):
             url = create_database(postgres, template=template)
-            self.engine = sa.create_engine(url, poolclass=sa.NullPool)
+            self.engine = sa.create_engine(url, pool_size=1, max_overflow=-1)
             self.days, self.holds, self.claims, self.causes = {}, set(), {}, 0
             self.exported, self.balances, self.closed, self.gone, self.answers = 0, {}, {}, {}, 0
             self.payees, self.dies_at, self.twice = {"ann": Payee("ann", "EUR", 0)}, 0, False

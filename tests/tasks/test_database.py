@@ -3,11 +3,13 @@
 import pytest
 import sqlalchemy as sa
 from samples import create_database
+from servers import eventually
 
 from provenance.core.errors import SettingsError
 from provenance.core.settings import DatabaseSettings
 from provenance.settlement import ledger
 from tasks.database import database_url, open_ledger, open_register
+from tasks.where import opened
 
 
 @pytest.fixture
@@ -41,3 +43,28 @@ def test_a_folder_with_a_space_is_named_before_a_server_is_started_in_it(tmp_pat
     with pytest.raises(SettingsError, match=r"database.folder: expected a path without spaces, found .*/my projects/postgres"):
         database_url(DatabaseSettings(folder=str(folder)))
     assert not folder.exists()
+
+
+def ask(url, question):
+    """The first column of the answer, asked in another database of the server."""
+    engine = sa.create_engine(sa.make_url(url).set(database="postgres"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return list(connection.execute(sa.text(question), {"name": sa.make_url(url).database}).scalars())
+
+
+def test_one_session_answers_until_the_doors_close(books):
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = :name AND usename IS NOT NULL"
+    with opened() as where:
+        url = where.settings.database.url
+        assert ledger.newest(where.ledger) == 0
+        (session,) = eventually(lambda: len(found := ask(url, query)) == 1 and found, "one session")
+        assert ledger.newest(where.ledger) == 0
+        assert ask(url, query) == [session]
+    assert eventually(lambda: ask(url, query) == [], "the session's end")
+
+
+def test_a_session_that_the_server_has_ended_is_begun_again(where):
+    assert ledger.newest(where.ledger) == 0
+    end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"
+    assert ask(where.settings.database.url, end) == [True]
+    assert ledger.newest(where.ledger) == 0
