@@ -1,5 +1,6 @@
 """Fixtures: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, databases."""
 
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +20,12 @@ from provenance.core.store import Store
 # The time of an example depends on the load of the machine.
 settings.register_profile("provenance", deadline=None)
 settings.load_profile("provenance")
+
+
+def pytest_collection_finish():
+    """Take all modules out of what the garbage collector looks through: stages collect when they close a model."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
