@@ -353,22 +353,23 @@ def statement(
     from provenance.settlement.account_actions import last_closed
     from provenance.settlement.months import write_statements
     from provenance.settlement.months.periods import parse_period
+    from provenance.settlement.months.statement_documents import documents
 
     period = parse_period("--period", period) if period else last_closed(where)
     if link:
         signed = write_statements.signed_link(where, owner_id, period, days=link)
         yield {"owner_id": owner_id, "period": period, "link": signed, "days": link}, [signed]
         return
-    document = write_statements.statement(where, owner_id, period)
+    found = write_statements.statement(where, owner_id, period)
 
     def write() -> Iterator[str]:
         out.mkdir(parents=True, exist_ok=True)
-        for form, render in write_statements.FORMS.items():
-            path = out / f"statement-{document.period}-{write_statements.file_name(owner_id)}.{form}"
-            path.write_bytes(render(document))
+        for form, content in documents(found).items():
+            path = out / f"statement-{found.period}-{write_statements.file_name(owner_id)}.{form}"
+            path.write_bytes(content)
             yield str(path)
 
-    yield asdict(document), write()
+    yield asdict(found), write()
 
 
 @command(app, group=PAY)

@@ -41,7 +41,7 @@ from provenance.settlement.exports.verification import check_proof, prove_line, 
 from provenance.settlement.months.closings import closing_table, request
 from provenance.settlement.months.excerpts import Excerpt, shortened
 from provenance.settlement.months.periods import ON_HOLD, PAY, Line
-from provenance.settlement.months.statement_documents import as_html, as_pdf
+from provenance.settlement.months.statement_documents import documents
 from provenance.settlement.months.statements import Output, Section, Statement, Work
 from provenance.settlement.months.write_statements import file_name
 
@@ -206,7 +206,7 @@ def hostile_statement(name):
 
 def test_a_web_page_shows_names_and_runs_none():
     for name in HOSTILE:
-        root = etree.fromstring(as_html(hostile_statement(name)), etree.XMLParser(no_network=True))
+        root = etree.fromstring(documents(hostile_statement(name))["html"], etree.XMLParser(no_network=True))
         tags = {etree.QName(element).localname for element in root.iter(etree.Element)}
         assert not tags & {"script", "iframe", "object", "img", "form", "base"}
         assert not [a for e in root.iter(etree.Element) if not e.tag.startswith("{") for a in e.attrib if a.startswith("on")]
@@ -218,11 +218,11 @@ def test_a_web_page_shows_names_and_runs_none():
 def test_a_pdf_shows_names_and_reads_none():
     """Text of all names at once, so that one compilation shows that none of it is markup, a reference or code."""
     together = [name for name in HOSTILE if len(name) < 200]
-    pdf = as_pdf(replace(hostile_statement("x"), holds=tuple(together), notice=" ".join(together)))
+    pdf = documents(replace(hostile_statement("x"), holds=tuple(together), notice=" ".join(together)))["pdf"]
     assert pdf.startswith(b"%PDF-")
     assert b"root:" not in pdf
     for name in ('#read("/etc/passwd")', "$x$ *b* _i_", "@ref <label>", '#import "a.typ": *', "\\ `raw` // comment"):
-        assert as_pdf(hostile_statement(name)).startswith(b"%PDF-")
+        assert documents(hostile_statement(name))["pdf"].startswith(b"%PDF-")
 
 
 def test_every_owner_has_a_folder_of_its_own_also_where_capitals_do_not_count():

@@ -11,7 +11,7 @@ from PIL import Image
 from provenance.core.errors import InputError
 from provenance.corpus.packages.music import FIRST_DURATION
 from provenance.settlement.months.excerpts import Excerpt, excerpt
-from provenance.settlement.months.statement_documents import as_html, as_pdf, figure
+from provenance.settlement.months.statement_documents import documents, figure
 from provenance.settlement.months.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, check
 
 AT = datetime(2026, 11, 21, 3, 30, tzinfo=UTC)
@@ -78,7 +78,7 @@ EMPTY = statement(sections=(), payments=(), notice="", identifiers={}, outputs=0
 
 def page(of):
     """The page as a tree: no parser that mends what is broken."""
-    root = etree.fromstring(as_html(of), etree.XMLParser(no_network=True))
+    root = etree.fromstring(documents(of)["html"], etree.XMLParser(no_network=True))
     for element in root.iter(etree.Element):
         if element.tag.startswith("{"):
             continue
@@ -203,7 +203,7 @@ def test_the_first_screen_says_how_to_contest_opt_out_and_quote_and_what_comes_n
     assert [link.get("href") for link in root.xpath("//nav/a")] == [f"#{name}" for name in steps]
     assert not page(EMPTY).xpath("//h2[@id='quote']"), "nothing to quote"
     assert not page(EMPTY).xpath("//h2[@id='sure']")
-    text = "".join(pdf_text(as_pdf(statement())).split())
+    text = "".join(pdf_text(documents(statement())["pdf"]).split())
     assert "Youmayquotethis" in text
     assert "Optout" in text
 
@@ -223,7 +223,7 @@ def test_works_and_outputs_are_shown_by_title_and_passage():
     assert table(root, "by-output-eur")[2][0] == "2026-11-20-004", "whose text is not kept"
     twice = page(statement(section(), section("USD")))
     assert len(twice.xpath("//ul[@class='pieces']/li/h3[.='A Novel']")) == 1, "a work is shown once"
-    text = "".join(pdf_text(as_pdf(statement())).split())
+    text = "".join(pdf_text(documents(statement())["pdf"]).split())
     for part in ("Itwasadarknight.", "Howdoesitbegin?", "andnobodycame."):
         assert part in text
 
@@ -238,8 +238,8 @@ def test_pictures_and_music_are_drawn_in_both_forms():
     of = statement(replace(section(), works=works, works_in_all=2))
     found = page(of).xpath("//ul[@class='pieces']//*[local-name()='svg']")
     assert [text_of(svg) for svg in found] == ["", ""]
-    assert b"img-src data:" in as_html(of)
-    assert as_pdf(of).count(b"/Subtype/Image") >= 1
+    assert b"img-src data:" in documents(of)["html"]
+    assert documents(of)["pdf"].count(b"/Subtype/Image") >= 1
     assert excerpt(b"\xff\xfe\x00", "weather") is None, "what cannot be shown is left out"
 
 
@@ -293,7 +293,7 @@ def test_only_addresses_on_the_web_are_links():
 
 
 def test_the_page_stands_alone():
-    root, text = page(statement()), as_html(statement()).decode()
+    root, text = page(statement()), documents(statement())["html"].decode()
     assert not re.search(r"(src|srcset|action)=|@import|url\((?!#)", text)
     names = {name for element in root.iter() for name, value in element.attrib.items() if "//" in value}
     assert names == {"href"}  # of the one link
@@ -325,8 +325,8 @@ def test_what_others_supplied_is_text_and_never_markup():
         more = {"by-work-eur": SHOWN, "by-output-eur": f", {'z' * 300}"}  # the licence below, and another work
         assert table(root, name)[1][column] == SHOWN + more.get(name, "")
     assert text_of(root.xpath("//ul[@class='pieces']//pre")[0]) == SHOWN
-    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", as_html(of).decode())
-    text = "".join(pdf_text(as_pdf(of)).split())
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", documents(of)["html"].decode())
+    text = "".join(pdf_text(documents(of)["pdf"]).split())
     assert text.count("".join(SHOWN.split())) >= 8
 
 
@@ -335,19 +335,18 @@ def test_scripts_of_other_languages_and_invisible_characters():
     assert table(page(statement(replace(section(), works=(Work(persian, "", 1, 1),)))), "by-work-eur")[1][0] == persian
     root = page(statement(owner_name=shown))
     assert text_of(root.find("head/title")) == "Statement for November 2026: Ann B"
-    assert as_pdf(statement(owner_name="\u6751\u4e0a \u6625\u6a39 \u0645\u062d\u0645\u062f")).startswith(b"%PDF-")
+    assert documents(statement(owner_name="\u6751\u4e0a \u6625\u6a39 \u0645\u062d\u0645\u062f"))["pdf"].startswith(b"%PDF-")
     assert text_of(page(statement(owner_name="\u202e\n")).find("head/title")) == "Statement for November 2026: ann"
 
 
 def test_the_same_statement_is_the_same_bytes():
-    assert as_html(statement()) == as_html(statement())
-    assert as_pdf(statement()) == as_pdf(statement())
+    assert documents(statement()) == documents(statement())
     assert figure(section()) == figure(section())
-    assert as_pdf(statement()) != as_pdf(statement(made_on=date(2026, 12, 3)))
+    assert documents(statement())["pdf"] != documents(statement(made_on=date(2026, 12, 3)))["pdf"]
 
 
 def test_the_pdf_says_the_same():
-    pdf = as_pdf(statement())
+    pdf = documents(statement())["pdf"]
     lines = pdf_text(pdf).splitlines()
     for row in ("Statement for November 2026", "Ann Author", "EUR 1,150.46", "EUR 1,241.56", "1 of 4", "4 of 4", DIGEST):
         assert row in lines
@@ -365,12 +364,12 @@ def test_a_statement_without_earnings_says_so():
     root = page(EMPTY)
     assert "You earned nothing in November 2026, and nothing is owed to you." in text_of(root)
     assert not list(root.iter("table"))
-    assert "You earned nothing in November 2026" in pdf_text(as_pdf(EMPTY))
+    assert "You earned nothing in November 2026" in pdf_text(documents(EMPTY)["pdf"])
     idle = statement(Section("EUR", opening=5_00, closing=5_00, history=(("2026-10", 5_00), ("2026-11", 0))), payments=())
     root = page(idle)
     assert "no output paid in EUR was found to rest on your works" in text_of(root)
     assert "There are no earnings in November 2026." in text_of(root)
-    assert as_pdf(idle).startswith(b"%PDF-")
+    assert documents(idle)["pdf"].startswith(b"%PDF-")
     below = statement(Section("EUR", closing=-1_00, adjusted=-1_00, movements=(Movement(1, AT.date(), AT, "x", -1_00),)))
     assert "EUR -1.00Below zero: a correction is set off against your next earnings." in text_of(page(below))
 
@@ -384,7 +383,7 @@ def test_one_sentence_says_how_far_shares_can_be_trusted():
     trusted = statement(trust=trust)
     (chapter,) = page(trusted).xpath("//section[@aria-labelledby='how']")
     assert [text_of(paragraph) for paragraph in chapter.iter("p")][1:] == [trust]
-    assert "".join(trust.split()) in "".join(pdf_text(as_pdf(trusted)).split())
+    assert "".join(trust.split()) in "".join(pdf_text(documents(trusted)["pdf"]).split())
     (chapter,) = page(statement()).xpath("//section[@aria-labelledby='how']")
     assert len(list(chapter.iter("p"))) == 1, "nothing was divided, so there is nothing to trust"
 
@@ -396,7 +395,7 @@ def test_two_currencies_are_two_accounts():
     assert table(root, "earned-jpy")[1] == ["2026-11-20", "19", "JPY 123,456", "JPY 100,001", "JPY 150,002"]
     assert len(set(root.xpath("//@id"))) == len(root.xpath("//@id"))
     assert len(table(root, "manifests")) == 3
-    text = pdf_text(as_pdf(statement(section(), section("JPY"))))
+    text = pdf_text(documents(statement(section(), section("JPY")))["pdf"])
     assert "JPY 115,046" in text
     assert "EUR 1,150.46" in text
 
@@ -452,7 +451,7 @@ def test_figures_of_any_length(months, nights):
 )
 def test_what_does_not_add_up_is_not_rendered(changes, found):
     wrong = statement(replace(section(), **changes))
-    for form in (check, as_html, as_pdf):
+    for form in (check, documents):
         with pytest.raises(AssertionError, match=re.escape(found)):
             form(wrong)
 
@@ -466,4 +465,4 @@ def test_a_currency_has_one_section():
 @pytest.mark.parametrize("period", ["2026-13", "2026", "2026-1", "November"])
 def test_a_period_is_a_month(period):
     with pytest.raises(InputError, match="statement for ann"):
-        as_html(statement(period=period))
+        documents(statement(period=period))

@@ -30,6 +30,7 @@ MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
+FORMS = ("html", "pdf")
 # Most months in the figure, outputs that are shown whole, and letters of one in a table.
 PERIODS, PIECES, LETTERS = 24, 5, 80
 # Why a closed period has no payment, by the outcome of its close.
@@ -83,29 +84,27 @@ VERIFY = (
 )
 
 
-def as_html(statement: Statement) -> bytes:
-    """Write a statement as a web page in one file; raises AssertionError if it does not add up."""
-    return page(_view(statement), "statement.html")
+def documents(statement: Statement) -> dict[str, bytes]:
+    """Write a statement, by form: a web page in one file, and PDF/A-2a.
 
-
-def as_pdf(statement: Statement) -> bytes:
-    """Write a statement as PDF/A-2a, tagged for screen readers; without the machine's fonts, so bytes are equal everywhere.
-
-    Characters that DejaVu lacks show as placeholders.
+    The PDF is tagged for screen readers, and made without the machine's fonts, so bytes are equal everywhere. Characters that
+    DejaVu lacks show as placeholders.
 
     Raises:
         AssertionError: it does not add up.
     """
     import matplotlib as mpl
 
-    return typst.compile(
+    view = _view(statement)  # once, because its figures take most of the time
+    pdf = typst.compile(
         str(TEMPLATES / "statement.typ"),
         font_paths=[str(Path(mpl.get_data_path()) / "fonts" / "ttf")],
         ignore_system_fonts=True,
         format="pdf",
-        sys_inputs={"data": json.dumps(_view(statement))},
+        sys_inputs={"data": json.dumps(view)},
         pdf_standards="a-2a",
     )
+    return dict(zip(FORMS, (page(view, "statement.html"), pdf), strict=True))
 
 
 def figure(section: Section) -> bytes:

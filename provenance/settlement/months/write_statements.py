@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from operator import attrgetter
@@ -33,7 +33,7 @@ from provenance.settlement.months import settling
 from provenance.settlement.months.credited import OWNER_CURRENCY, Credited, gather
 from provenance.settlement.months.periods import closes_on, following, statements_folder
 from provenance.settlement.months.settling import Payment
-from provenance.settlement.months.statement_documents import as_html, as_pdf
+from provenance.settlement.months.statement_documents import FORMS, documents
 from provenance.settlement.months.statements import Earning, Movement, PaymentLine, Section, Statement
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ log = logging.getLogger("provenance.statements")
 
 # The form of statements, in their manifest. Raise it when they look different for the same entries: published ones stay.
 FORMAT = 2
-FORMS: dict[str, Callable[[Statement], bytes]] = {"html": as_html, "pdf": as_pdf}
 LONGEST_NAME = 120
 # The month of a payment, the payment, the day of its last booking, and the rate by which it was converted, if it was.
 StatedPayment = tuple[str, Payment, date | None, str]
@@ -161,8 +160,8 @@ def file_name(owner_id: str) -> str:
 
 
 def _write(store: Store, statement: Statement) -> None:
-    for form, render in FORMS.items():
-        store.create(f"{statement_folder(statement.period, statement.owner_id)}/statement.{form}", render(statement))
+    for form, document in documents(statement).items():
+        store.create(f"{statement_folder(statement.period, statement.owner_id)}/statement.{form}", document)
 
 
 def _gather(where: Where, period: str, owner_id: str | None = None) -> StatedPeriod:
