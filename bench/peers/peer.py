@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from provenance.features.report import ONE_BY_ONE
 from provenance.features.sampled import Draws, classes_of, cut, sample_flow
+from provenance.models.adapters.tokens import Batch, Sequences
 from provenance.models.model import Example, forward_and_backward, read_model
 
 if TYPE_CHECKING:
@@ -57,24 +58,26 @@ class Losses(nn.Module):
         super().__init__()
         self.adapter, self.inner = adapter, module
 
-    def forward(self, *batch: torch.Tensor) -> Any:
-        """Losses `(n,)`."""
-        return self.adapter.loss(self.inner, batch)
+    def forward(self, *parts: torch.Tensor) -> Any:
+        """Losses `(n,)`, of a batch's tensors."""
+        return self.adapter.loss(self.inner, Batch(parts[0], parts[1]) if isinstance(self.adapter, Sequences) else parts)
 
 
 class TotalLoss(Losses):
     """The same, with the sum as an attribute `loss`, as dattri expects."""
 
-    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:  # type: ignore[override]
+    def forward(self, **parts: torch.Tensor) -> SimpleNamespace:  # type: ignore[override]
         """`loss`, of all examples."""
-        return SimpleNamespace(loss=super().forward(*batch.values()).sum())
+        return SimpleNamespace(loss=super().forward(*parts.values()).sum())
 
 
-def loader(adapter: Adapter, contents: Sequence[bytes], wrap: Callable[[Any], Any] = lambda batch: batch) -> DataLoader[Any]:
-    """Batches in order."""
-    return DataLoader(
-        Rows(len(contents)), batch_size=BATCH, collate_fn=lambda rows: wrap(adapter.collate([contents[r] for r in rows]))
-    )
+def loader(adapter: Adapter, contents: Sequence[bytes], wrap: Callable[[Any], Any] = tuple) -> DataLoader[Any]:
+    """The tensors of batches, in order; the peers know no other part of a batch, and no workload's contents are cut."""
+
+    def collate(rows: list[int]) -> Any:
+        return wrap([part for part in adapter.collate([contents[row] for row in rows]) if isinstance(part, torch.Tensor)])
+
+    return DataLoader(Rows(len(contents)), batch_size=BATCH, collate_fn=collate)
 
 
 def with_linear_layers(module: nn.Module) -> nn.Module:

@@ -7,9 +7,11 @@ import sys
 from copy import deepcopy
 
 import pytest
+import torch
 from lxml import etree
 
 from provenance.core.settings import CHECKOUT
+from provenance.models.model import read_model
 
 spec = importlib.util.spec_from_file_location("peers_chart", CHECKOUT / "bench/peers/chart.py")
 chart = importlib.util.module_from_spec(spec)
@@ -51,3 +53,15 @@ def test_what_peers_read_model_folders_with_needs_nothing_that_their_environment
     code = "import sys; sys.modules |= dict.fromkeys(['polars', 'fsspec', 's3fs', 'dask', 'cupy'])\n"
     code += "import provenance.features.report, provenance.features.sampled, provenance.models.model"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_peers_are_given_the_losses_of_the_adapter(tiny_model, monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECKOUT / "bench/peers"))
+    peer = importlib.import_module("peer")
+    model, contents = read_model(tiny_model), [b"one", b"another"]
+    adapter, module = model.adapter(), model.load(model.card.checkpoints[-1])
+    losses = adapter.loss(module, adapter.collate(contents))
+    (batch,) = peer.loader(adapter, contents)
+    assert torch.equal(peer.Losses(adapter, module)(*batch), losses)
+    (named,) = peer.loader(adapter, contents, lambda parts: dict(zip("ab", parts, strict=True)))
+    assert torch.equal(peer.TotalLoss(adapter, module)(**named).loss, losses.sum())
