@@ -52,6 +52,7 @@ CLIENTS = {"botocore", "aiobotocore", "aiohttp"}
 RENEW = "Renew the credentials of [store] where the workers find them, then clear the task."
 CHECK = "Check the URL of [store] in the settings, the credentials and what they may do there."
 ROOM = "Make room where [store] in the settings lies, then clear the task."
+SHORTEN = "Shorten the name or the path to it: this file system takes no longer ones."
 CLOCK = "Set this machine's clock (NTP), then clear the task."
 # Next steps for a person, by code of an S3 error, name of an exception, or number of a local error.
 NEXT_STEPS: dict[str | int | None, str] = {
@@ -60,6 +61,7 @@ NEXT_STEPS: dict[str | int | None, str] = {
     **dict.fromkeys(("NoCredentialsError", "PartialCredentialsError"), CHECK),
     **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull", "507", errno.ENOSPC, errno.EDQUOT), ROOM),
     **dict.fromkeys((errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR), CHECK),
+    **dict.fromkeys(("KeyTooLongError", errno.ENAMETOOLONG), SHORTEN),
     "RequestTimeTooSkewed": CLOCK,
 }
 

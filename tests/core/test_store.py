@@ -33,6 +33,11 @@ def test_what_is_written_is_read_and_a_missing_object_is_a_clear_error(any_store
         any_store.read("no/such")
 
 
+def test_a_name_that_is_too_long_for_the_disk_is_no_passing_failure_of_the_store(store):
+    with pytest.raises(StoreError, match=r"File name too long.*Shorten the name"):
+        store.write("a/" + 300 * "x", b"1")
+
+
 def test_of_many_writers_that_create_one_wins(any_store):
     def race(writer):
         return any_store.create("contested", str(writer).encode())
