@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "settlement"))
 from test_statements import section, statement
 
-from provenance.settlement.months.statement_documents import as_html
+from provenance.settlement.months.statement_documents import documents
 
 pytestmark = pytest.mark.night
 # WCAG 2.2, level AA, for text of any size; measured where a text stands directly on the colour of an element.
@@ -41,7 +41,8 @@ CONTRAST = """
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_statement_fits_and_is_legible(browser, tmp_path, width, scheme):
     path = tmp_path / "statement.html"
-    path.write_bytes(as_html(statement(section(), section("JPY"), trust="Shares rest on 24 models.", holds=("a dispute",))))
+    shown_of = statement(section(), section("JPY"), trust="Shares rest on 24 models.", holds=("a dispute",))
+    path.write_bytes(documents(shown_of)["html"])
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     shown, said = context.new_page(), []
     shown.on("console", lambda message: said.append(message.text))
