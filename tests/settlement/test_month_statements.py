@@ -53,7 +53,7 @@ def test_the_same_is_said_of_a_night_and_of_an_output(where, shown):
 
 
 def test_an_owner_s_page_is_sent_as_a_file_or_a_signed_link(where, shown, refused, tmp_path, monkeypatch):
-    paid.pay(where)
+    paid.pay(where, owners=3)
     assert "expected one that settle_period has written, found none" in refused(
         "statement", OWNER, "--period", PERIOD, "--link", "3"
     )
@@ -68,7 +68,7 @@ def test_an_owner_s_page_is_sent_as_a_file_or_a_signed_link(where, shown, refuse
 
 
 def test_statements_of_before_stay_as_they_are(where):
-    paid.pay(where)
+    paid.pay(where, owners=3)
     close(where, PERIOD)
     key = f"{statement_folder(PERIOD, OWNER)}/statement"
     for form in ("html", "pdf"):
