@@ -35,7 +35,7 @@ from rich.table import Table
 from provenance.core.store import digest
 from provenance.local.attribute import Request, folder_night
 from provenance.models.model import read_model
-from provenance.validation.audit import EXAMPLES, FITTED, OWNERS, Options, truth, weigh
+from provenance.validation.audit import EXAMPLES, FITTED, OWNERS, Options, truth, values_of, weigh
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from provenance.validation.retrain import base_and_served, retrain
 from provenance.validation.workload import SEED, WORKLOADS, make
@@ -56,6 +56,7 @@ BERGSON = {
     "magic": "MAGIC (bergson)",
 }
 THEIRS = {"trak": "TRAK (traker)", "logra": "LoGra (dattri)", "ekfac": "EK-FAC (kronfluence)"} | BERGSON
+SIZE = "size"  # every example counts the same: halves of the owners differ in size
 # Parts of the examples that are removed for the query loss difference; draws of random examples for each.
 FRACTIONS, RANDOM = (0.01, 0.05, 0.1), 4
 REMOVAL_SEED = 101
@@ -159,11 +160,10 @@ def run_all(
             )
             for family, of in facts.masks.items()
         }
-        scores[FITTED] = {
-            family: np.asarray(sum(weight * components[each] for each, weight in of.items())) for family, of in weights.items()
-        }
+        scores[FITTED] = {family: values_of(of, components, facts.ends) for family, of in weights.items()}
         scores |= {f"component {each}": dict.fromkeys(facts.masks, matrix) for each, matrix in components.items()}
         costs[FITTED]["weights"] = weights
+    scores[SIZE] = dict.fromkeys(facts.masks, np.ones((len(facts.outputs), len(facts.examples))))
     return scores, costs
 
 
@@ -225,6 +225,8 @@ def tables(name: str, result: dict[str, Any]) -> list[Table]:
         ratio = "-" if method == "tfidf" else f"{row['ratio']:.1f}"
         kept = "-" if method in BERGSON else f"{row['bytes_per_example']:,}"
         scores.add_row(title, *(_cell(row[family]) for family in (EXAMPLES, OWNERS)), ratio, kept, f"{row['peak_mb']:,.0f}")
+    size = result["methods"][SIZE]
+    scores.add_row("examples, counted alone", *(_cell(size[family]) for family in (EXAMPLES, OWNERS)), "", "", "")
     scores.add_row("noise ceiling", *(f"{result['ceiling'][family]:.2f}" for family in (EXAMPLES, OWNERS)), "", "", "")
     removed = _table(
         f"{name}, {options['outputs']} outputs: the served model's own steps repeated, and the loss without the top examples",

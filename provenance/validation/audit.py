@@ -72,7 +72,7 @@ def audit_lds(where: Where, night: Night, options: Options) -> str:
     for family, chosen in masks.items():
         if ends is not None:
             weights = weigh(chosen[: tune[family]], losses[family][:, : tune[family]].mean(axis=0), components, ends)
-            scores[FITTED] = np.asarray(sum(weight * components[name] for name, weight in weights.items()))
+            scores[FITTED] = values_of(weights, components, ends)
             result.setdefault("weights", {})[family] = weights
             result["tuning_subsets"] = tune
         reported, outcome = chosen[tune[family] :], losses[family][:, tune[family] :]
@@ -177,3 +177,14 @@ def weigh(masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarra
     theta = fit(models, project(models, influence)).theta
     weights = theta if theta.any() else default_weights(list(components))
     return dict(zip(components, weights.tolist(), strict=True))
+
+
+def values_of(weights: dict[str, float], components: dict[str, np.ndarray], ends: np.ndarray) -> np.ndarray:
+    """Values of examples by fitted influence, `(outputs, examples)`: the worth of an example's size, and its contrast.
+
+    As the estimate values owners (`royalty.estimate`), and every example has the same size. Halves of the owners have more or
+    fewer examples: what that changes is no matter of influence, whose weights are fitted with the size apart.
+    """
+    influence = np.asarray(sum(weight * components[name] for name, weight in weights.items()))
+    worth = (ends[1] - ends[0])[:, None] / influence.shape[1]
+    return np.asarray(worth + influence - influence.mean(axis=1, keepdims=True))

@@ -14,7 +14,7 @@ from provenance.local.attribute import folder_night
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.adapters.event_sequence import EventSequence
 from provenance.validation import coalitions
-from provenance.validation.audit import Options, audit_lds
+from provenance.validation.audit import Options, audit_lds, values_of
 from provenance.validation.coalitions import audit_srs
 from provenance.validation.retrain import jobs, retrain
 from tasks.where import opened
@@ -153,3 +153,9 @@ def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
     examples.join(alone, on="work_id", how="semi").write_parquet(request.corpus / "examples.parquet")
     with pytest.raises(ContractError, match=r"expected at least 2 examples and 2 owners, .* of 1 owners"):
         run(request, audit_lds, Options(methods=("factored",)))
+
+
+def test_values_of_examples_add_up_to_what_was_learnt_and_keep_the_order_of_influence():
+    influence = {"inner": np.array([[3.0, 1.0, 2.0]]), "words": np.array([[0.0, 0.0, 6.0]])}
+    values = values_of({"inner": 1.0, "words": 0.5}, influence, np.array([[-20.0], [-8.0]]))
+    assert np.allclose(values, [[4.0, 2.0, 6.0]])
