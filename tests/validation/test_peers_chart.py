@@ -51,7 +51,8 @@ def test_a_document_without_the_marks_is_refused():
 
 def test_what_peers_read_model_folders_with_needs_nothing_that_their_environment_lacks():
     code = "import sys; sys.modules |= dict.fromkeys(['polars', 'fsspec', 's3fs', 'dask', 'cupy'])\n"
-    code += "import provenance.features.report, provenance.features.sampled, provenance.models.model"
+    code += "import provenance.features.report, provenance.features.sampled, provenance.models.model\n"
+    code += "import provenance.models.adapters.tokens"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
