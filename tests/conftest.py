@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
-from samples import DAY, create_database, deliver, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
+from samples import DAY, administer, create_database, deliver, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
 from servers import s3_server
 from stages import run
 
@@ -51,6 +51,8 @@ def postgres(tmp_path_factory) -> str:
     from tasks.database import get_server
 
     server = get_server(tmp_path_factory.mktemp("postgres"))
+    # It dies with the tests: what it writes need not outlive a power cut, and hundreds of databases are slow to force to disk.
+    administer(server.get_uri(driver="psycopg2"), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     return server.get_uri(database="PLACE", driver="psycopg2").replace("PLACE", "{}")
 
 
@@ -85,11 +87,11 @@ def bucket(s3) -> Store:
 
 @pytest.fixture
 def new_books(postgres, tmp_path, monkeypatch):
-    """Makes a store with an empty ledger and one key for all, and points the settings at them."""
+    """Makes a store with an empty ledger, or a copy of one, and one key for all, and points the settings at them."""
 
-    def make(name: str = "store") -> Store:
+    def make(name: str = "store", template: str = "template1") -> Store:
         store, key = Store(f"file://{tmp_path}/{name}", {}), f"{tmp_path}/signing.pem"
-        values = {"STORE__URL": store.url, "DATABASE__URL": create_database(postgres), "SETTLEMENT__KEY": key}
+        values = {"STORE__URL": store.url, "DATABASE__URL": create_database(postgres, template), "SETTLEMENT__KEY": key}
         values["SETTLEMENT__CONTACT"] = "royalties@example.org"
         enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in values.items()})
         return store

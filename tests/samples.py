@@ -165,10 +165,16 @@ def enter(patch, environment: dict[str, str]) -> None:
 
 def create_database(postgres: str, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    administer(postgres.format("postgres"), f"CREATE DATABASE {name} TEMPLATE {template}")
     return postgres.format(name)
+
+
+def administer(url: str, *statements: str) -> None:
+    """Run statements about a whole PostgreSQL server."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
 
 
 def credited_frame(rows) -> pl.DataFrame:

@@ -5,7 +5,9 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import re
+import shutil
 import tarfile
 import uuid
 import zipfile
@@ -14,6 +16,7 @@ from datetime import UTC, date, datetime
 from typing import ClassVar
 
 import pytest
+import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,6 +32,7 @@ from provenance.settlement.bank.iso20022 import VERSIONS
 from provenance.settlement.months import settling, stage
 from provenance.settlement.months.bank_files import sent_messages
 from provenance.settlement.payees.register import import_payees
+from tasks.where import opened as opened_doors
 
 PERIOD, DAY = "2026-10", date(2026, 10, 15)
 COLUMNS = "owner_id,name,town,country,currency,method,iban,paypal,routing,account,tax_residence,tax_id"
@@ -92,28 +96,43 @@ class Month:
         assert list(imbalances(balances, ledger.standing(self.where.ledger, through=through))) == []
 
 
-@pytest.fixture
-def paid_month(new_books, doors, tmp_path, monkeypatch):
-    """Makes a month in a ledger of its own, paid to five owners by three methods."""
-    path = tmp_path / "payees.csv"
-    payer = {f"PROVENANCE_PAYER__{name}": value for name, value in PAYER.items()}
-    environment = payer | {"PROVENANCE_PAYEES__KEY": Fernet.generate_key().decode()}
-    environment["PROVENANCE_SETTLEMENT__MINIMUM"] = "{}"
+@pytest.fixture(scope="module")
+def paid_once():
+    """By whether more payees are in it: a month that tests copy, as its settings, ledger and store."""
+    return {}
 
-    def make(name="store", *, more=False):
+
+@pytest.fixture
+def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once):
+    """Makes a month in a ledger of its own, paid to five owners by three methods."""
+
+    def pay(*, more):
+        path = tmp_path / "payees.csv"
         path.write_text("\n".join([COLUMNS, *PAYEES.values(), *(MORE.values() if more else ()), ""]))
-        new_books(name)
+        store = new_books(f"paid-{more}")
+        environment = {f"PROVENANCE_PAYER__{name}": value for name, value in PAYER.items()}
+        environment["PROVENANCE_PAYEES__KEY"] = Fernet.generate_key().decode()
+        environment["PROVENANCE_SETTLEMENT__MINIMUM"] = "{}"
+        environment["PROVENANCE_SETTLEMENT__KEY"] = os.environ["PROVENANCE_SETTLEMENT__KEY"]
         enter(monkeypatch, environment)
-        where = doors()
         owed = OWED | (OWED_MORE if more else {})
         amounts = {Account("payable", owner, CURRENCIES.get(owner, "EUR")): -units for owner, units in owed.items()}
         for currency in {account.currency for account in amounts}:
             amounts[Account("receivable", "", currency)] = -sum(m for a, m in amounts.items() if a.currency == currency)
-        ledger.book(where.ledger, DAY, amounts, night="n", cause="c")
-        import_payees(where, path, by="me")
-        stage.close(where, PERIOD)
-        stage.pay(where, PERIOD, *TWO)
-        return Month(where)
+        with opened_doors() as where:
+            ledger.book(where.ledger, DAY, amounts, night="n", cause="c")
+            import_payees(where, path, by="me")
+            stage.close(where, PERIOD)
+            stage.pay(where, PERIOD, *TWO)
+        return environment, sa.make_url(os.environ["PROVENANCE_DATABASE__URL"]).database, store
+
+    def make(name="store", *, more=False):
+        if more not in paid_once:
+            paid_once[more] = pay(more=more)
+        environment, database, store = paid_once[more]
+        shutil.copytree(store.path(""), new_books(name, template=database).path(""))
+        enter(monkeypatch, environment)
+        return Month(doors())
 
     return make
 

@@ -2,7 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
-from samples import create_database
+from samples import administer, create_database
 from servers import eventually
 
 from provenance.core.errors import SettingsError
@@ -17,13 +17,12 @@ def url(postgres):
     """A database that belongs to a login which is no superuser but may make roles."""
     url = sa.engine.make_url(create_database(postgres))
     name = f"login_{url.database}"
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    administer(url, f"CREATE ROLE {name} LOGIN CREATEROLE", f"ALTER DATABASE {url.database} OWNER TO {name}")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE ROLE {name} LOGIN CREATEROLE"))
-        connection.execute(sa.text(f"ALTER DATABASE {url.database} OWNER TO {name}"))
         for role in ("provenance_ledger", "provenance_payees"):  # as other ledgers on this server may have made them
             if connection.execute(sa.text(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'")).first():
-                connection.execute(sa.text(f"GRANT {role} TO {name} WITH ADMIN OPTION"))
+                administer(url, f"GRANT {role} TO {name} WITH ADMIN OPTION")
     return url.set(username=name)
 
 
