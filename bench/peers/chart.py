@@ -30,6 +30,7 @@ HEADINGS = {
 # Of the bars: ours and the others' by family.
 COLOURS = {True: ("#8fb8ff", "#2f6fed"), False: ("#c9ced6", "#9aa2ae")}
 WHISKER, CEILING = "#858d99", "#d1242f"
+ROW = 0.225  # inches of the figure's height
 
 
 def read_scores() -> dict[str, Any]:
@@ -124,7 +125,8 @@ def figure(scores: Mapping[str, Any]) -> bytes:
             fontsize=8,
         )
 
-    return draw_file(draw, (7.2, 7.2), "Linear datamodelling scores of our influence and of its peers, with noise ceilings")
+    height = ROW * sum(len(methods) + 1 for methods in charted)
+    return draw_file(draw, (7.2, height), "Linear datamodelling scores of our influence and of its peers, with noise ceilings")
 
 
 def _label(name: str) -> str:
