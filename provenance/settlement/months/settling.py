@@ -472,8 +472,9 @@ def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> lis
 
 def payments_named(engine: sa.Engine, names: Sequence[str]) -> list[Payment]:
     """Payments by their ids, with their status."""
+    wanted = set(names)
     with engine.connect() as connection:
-        return [payment for payment in _payments_named(connection, names) if payment.payment_id in set(names)]
+        return [payment for payment in _payments_named(connection, names) if payment.payment_id in wanted]
 
 
 def approvals(engine: sa.Engine, period: str) -> dict[str, str]:
