@@ -47,7 +47,12 @@ def recompute(where: Where, day: str, revision: int | None = None) -> tuple[str,
             versions of the stages, or published in another form.
     """
     store = where.store
-    folder = revision_folder(day, revision) if revision else in_force(store, day)["folder"]
+    current = in_force(store, day)
+    folder = revision_folder(day, revision) if revision else current["folder"]
+    if not store.exists(f"{folder}/{MANIFEST}"):
+        last = current["revision"]
+        expected = "revision 1, the only one" if last == 1 else f"a revision from 1 to {last}"
+        raise InputError(f"export of {day}", expected=expected, found=str(revision or "no manifest in its folder"))
     manifest = store.read_json(f"{folder}/{MANIFEST}")
     if manifest["format"] != FORMAT:
         raise InputError(

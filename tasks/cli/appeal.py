@@ -10,10 +10,10 @@ import typer
 from rich.console import RenderableType
 from typer import Option
 
-from provenance.core.errors import InputError
+from provenance.core.errors import InputError, parse_day
 from provenance.core.money import PPB, format_minor
 from tasks.cli.help import DECIDE, Command
-from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, show, watched, words
+from tasks.cli.shared import AsJson, OwnerId, Workers, console, show, watched, words
 from tasks.cli.tables import Grid, more, number, range_of
 from tasks.settings import load
 from tasks.terminal import Terminal, as_text, line
@@ -32,8 +32,8 @@ def appeal(
         str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default the latest day with a credit.")
     ] = None,
     outputs: Annotated[
-        str, Option("--outputs", help="Outputs, with commas between; by default all that credit the owner.")
-    ] = "",
+        str | None, Option("--outputs", help="Outputs, with commas between; by default all that credit the owner.")
+    ] = None,
     pairs: Annotated[int, Option(min=4, help="Pairs of trainings, an even number; more narrow the intervals.")] = 16,
     yes: Annotated[bool, Option("--yes", help="Train without asking.")] = False,
     most: Annotated[int, Option(min=1, help="Outputs listed.")] = 20,
@@ -54,10 +54,14 @@ def appeal(
     settings = load()
     if workers or not settings.cluster.address:
         settings = local_settings(device="cpu", workers=workers)
-    contested_day = day_argument(day) if day else None
+    contested_day = parse_day("--day", day).isoformat() if day else None
+    chosen = words(outputs or "")
+    if outputs is not None and not chosen:
+        hint = "Without --outputs all that credit the owner are contested."
+        raise InputError("--outputs", expected="ids of outputs, with commas between", found=repr(outputs), hint=hint)
     with opened(settings) as where:
         with watched():
-            case = experiment.contested(where, owner_id, day=contested_day, output_ids=words(outputs))
+            case = experiment.contested(where, owner_id, day=contested_day, output_ids=chosen)
             plan = experiment.plan(where, case, pairs)
         at_a_time = None if settings.cluster.address else settings.cluster.workers
         Terminal(stderr=True).print(*as_text(cost_screen(plan, at_a_time)), sep="\n", soft_wrap=True)
@@ -116,6 +120,7 @@ def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Itera
     if len(outputs) > most:
         yield more(len(outputs) - most, ", in report.json")
     yield from (line(sentence, "bold") for sentence in report["verdict"])
+    yield from report["limits"]
     yield line("Nothing is booked. Ranges are 90 %; more pairs make the experiment's narrower.", "dim")
     yield f"{folder}: report.html, report.json, report.sig"
 

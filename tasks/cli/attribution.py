@@ -240,7 +240,7 @@ def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) 
     terms = terms_of(contract, report["fidelity"])
     yield line(f"{terms}; the developer keeps {developer}, shares are of the rest.", "dim")
     yield line(report["trust"], "dim")
-    yield line(f"Who made it possible: share, range, {currency}, and the works behind it", "bold")
+    yield line(f"Who made it possible: share, range of 90 %, {currency}, and the works behind it", "bold")
     widest = max((credit["share_ppb"] for credit in credits), default=1)
     spanned = {span["party"] for span in report["spans"]}
     for credit in (credit for credit in credits if credit["number"] <= most or credit["number"] in spanned):

@@ -91,7 +91,10 @@ def add(
 def list_models(
     folder: Annotated[Path | None, Argument(help="Folder of a set; by default that in use.")] = None,
 ) -> Shown:
-    """List counterfactual models: their part of the owners, numbers of works and examples, and those set aside.
+    """List counterfactual models: numbers of works and examples of each, and which are set aside.
+
+    A `pair` is a random half of the owners and its complement; `small` parts are an eighth of the owners or, of up to twelve,
+    each alone. Models of one partition share out all works among them. The manifest of a model names its works.
 
     Example: `provenance counterfactuals list models`
     """
@@ -103,11 +106,13 @@ def list_models(
             subject = subject_in_force(where)
         yield from _listed(subject.store, [subject.model], subject.store.url)
         return
-    if not folder.is_dir():
-        expected = "a folder that `provenance counterfactuals train --out` wrote"
-        raise ContractError(str(folder), expected=expected, found="no such folder")
     store = Store(f"file://{folder.resolve()}", {})
-    yield from _listed(store, sorted({key.split("/")[1] for key in store.list("counterfactuals")}), str(folder))
+    models = sorted({key.split("/")[1] for key in store.list("counterfactuals")}) if folder.is_dir() else []
+    if not models:
+        expected = "a folder that `provenance counterfactuals train --out` wrote"
+        found = "one without counterfactual models" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+        raise ContractError(str(folder), expected=expected, found=found)
+    yield from _listed(store, models, str(folder))
 
 
 def _subject(
@@ -117,14 +122,18 @@ def _subject(
     from provenance.models.stage import subject_in_force
     from provenance.models.subject import subject_of
 
+    claims_of = claims_day(day)
     if corpus is None and model is None and out is None:
+        if day is not None:
+            expected = "--corpus, --model and --out beside it; nights take the claims of their own day"
+            raise InputError("--day", expected=expected, found="none of them")
         return subject_in_force(where)
     if corpus is None or model is None or out is None:
         missing = [name for name, folder in (("--corpus", corpus), ("--model", model), ("--out", out)) if folder is None]
         expected = "--corpus, --model and --out together, or none of them"
         raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(missing)}")
     copies = duplicates == "cluster"
-    return subject_of(where.at(out, model.resolve()), corpus, model, claims_day(day), copies=copies)
+    return subject_of(where.at(out, model.resolve()), corpus, model, claims_of, copies=copies)
 
 
 def _listed(store: Store, models: Sequence[str], place: str) -> Shown:

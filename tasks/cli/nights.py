@@ -107,7 +107,7 @@ def _owners_table(day: str, manifest: Mapping[str, Any], payouts: pl.DataFrame, 
 
     headings = [
         "mean\nshare\nof an\noutput",
-        "range",
+        "90 %\nrange",
         "out-\nputs",
         *(f"{c}\n{figure}" for figure in ("earned", "balance\nafter\nbooking") for c in currencies),
     ]
@@ -172,27 +172,35 @@ def verify(
     from provenance.core.published import MANIFEST
     from provenance.core.store import Store
     from provenance.settlement.exports.export import APPEALS, REPORT
+    from provenance.settlement.exports.keys import public_key_of
     from provenance.settlement.exports.verification import check_proof, read_json
     from provenance.settlement.exports.verification import verify as verify_files
 
-    path = Path(what)
-    if path.is_dir():
-        path /= REPORT if (path / REPORT).is_file() else MANIFEST
+    named = Path(what)
+    path = named / (REPORT if (named / REPORT).is_file() else MANIFEST) if named.is_dir() else named
     appeal = re.fullmatch(f"({APPEALS}/[0-9a-f]+)(/{REPORT})?", what)
-    if "/" in what and not path.is_file() and not appeal:
-        raise InputError(what, expected="a manifest.json, its folder, or a day as YYYY-MM-DD", found="no such file")
+    if (named.is_dir() or "/" in what) and not path.is_file() and not appeal:
+        found = f"a folder with neither {MANIFEST} nor {REPORT}" if named.is_dir() else "no such file"
+        raise InputError(what, expected=f"a {MANIFEST}, its folder, or a day as YYYY-MM-DD", found=found)
+    if public_key and not path.is_file():
+        expected = "a file or a folder to check by it; what the settings' store has is checked by the keys that they trust"
+        raise InputError("--key", expected=expected, found=what)
+    keys = [public_key_of(public_key)] if public_key else []
     if path.is_file():
         document = read_json(path)
         if isinstance(document, list):
             yield from _report([check_proof(proof) for proof in document], str(path))
             return
+        if path.name not in (MANIFEST, REPORT):
+            raise InputError(str(path), expected=f"{MANIFEST}, {REPORT} or proofs", found="a file of another name")
         root = path.resolve().parent
         whole_store = root.match("exports/payouts/day=*/rev=*")  # not a copy of one folder
-        top = root.parents[3] if whole_store else root
-        folder = str(root.relative_to(top))
-        keys = [public_key.read_bytes()] if public_key else []
-        name = REPORT if path.name == REPORT else MANIFEST
-        checks = verify_files(Store(f"file://{top}", {}), folder, keys=keys, chain=whole_store, name=name)
+        beside_keys = root.match(f"{APPEALS}/*") and (root.parents[1] / "exports/keys").is_dir()
+        top = root.parents[3] if whole_store else root.parents[1] if beside_keys else root
+        checks = verify_files(
+            Store(f"file://{top}", {}), str(root.relative_to(top)), keys=keys, chain=whole_store, name=path.name
+        )
+        folder = str(root.relative_to(top) if root != top else root)
     elif appeal:
         from provenance.validation.appeals.experiment import check_report
 

@@ -443,8 +443,12 @@ def test_the_commands_train_add_and_list(corpus_and_set, tiny_model, elsewhere, 
     assert "9 counterfactual models: 5 small, 2 pair, 2 brought" in shown(*listing)
     together = "expected --corpus, --model and --out together, or none of them, found no --model"
     assert together in refused(command, "train", "--corpus", ".", "--out", "set")
-    another = "nowhere: expected a folder that `provenance counterfactuals train --out` wrote"
-    assert another in refused(command, "list", "nowhere")
+    another = "expected a folder that `provenance counterfactuals train --out` wrote"
+    (tmp_path / "empty").mkdir()
+    for name, found in (("nowhere", "no such folder"), ("empty", "one without counterfactual models")):
+        assert f"{another}, found {found}" in refused(command, "list", str(tmp_path / name))
+    assert "--day: expected a day as YYYY-MM-DD" in refused(command, "train", "--day", "2026-99-01")
+    assert "--day: expected --corpus, --model and --out beside it" in refused(command, "train", "--day", "2026-11-20")
 
 
 @pytest.fixture

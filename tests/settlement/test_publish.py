@@ -63,3 +63,5 @@ def test_a_revision_in_an_earlier_form_is_replayed_by_the_version_that_published
         InputError, match=r"expected an export of format 3, .* found format 1. Replay it with .*0\.1\.0\+earlier"
     ):
         recompute(where, DAY)
+    with pytest.raises(InputError, match=f"export of {DAY}: expected revision 1, the only one, found 7"):
+        recompute(where, DAY, 7)

@@ -102,6 +102,9 @@ def test_a_report_has_the_effect_beside_the_paid_share(place, report):
     counts = report["experiment"]["shared"], report["experiment"]["elsewhere"]
     assert counts == (0, 6), "two fifths of a work, and of its copies"
     assert report["verdict"]
+    (rule,) = (limit for limit in report["limits"] if "the rule srs" in limit)
+    (paid_by,) = {row["paid_by"] for row in report["outputs"]} - {"srs"}
+    assert f"8 outputs were paid by {paid_by}." in rule
 
 
 def test_page_and_table_agree_and_name_the_report(place, report, command_line):
@@ -116,6 +119,7 @@ def test_page_and_table_agree_and_name_the_report(place, report, command_line):
     assert "8 trainings" in err
     for words in ("Owner 1, Ltd.", "and 6 more, in report.json", "Nothing is booked.", "report.html, report.json, report.sig"):
         assert words in out
+    assert all(unbroken(limit) in unbroken(out) and limit in text for limit in report["limits"])
 
 
 def test_the_same_appeal_more_pairs_and_other_outputs_of_the_day_train_no_pair_again(place, report, shown, appeal):
@@ -177,11 +181,15 @@ def test_the_command_verifies_the_report_and_finds_changes(place, report, comman
     (key,) = place.list("exports/keys")
     copy, with_key = tmp_path / "copy", ("--key", place.path(key))
     shutil.copytree(place.path(folder), copy)
-    for words in ((folder,), (f"{folder}/report.json",), (str(copy), *with_key), (str(copy / "report.json"), *with_key)):
-        assert command_line("verify", *words)[0] == 0
+    here, copied = (folder, f"{folder}/report.json", place.path(folder)), (str(copy), str(copy / "report.json"))
+    for words in (*((name,) for name in here), *((name, *with_key) for name in copied)):
+        assert command_line("verify", *words)[0] == 0, words
     assert "report.json: expected an object, found nothing" in refused("verify", "appeals/" + "0" * 32)
     code, out, _ = command_line("verify", str(copy))
-    assert (code, unbroken("report.sig: not by any of the 0 keys") in unbroken(out)) == (1, True)
+    assert (
+        code,
+        unbroken("report.sig: there is no public key to check it by; name the signer's with --key") in unbroken(out),
+    ) == (1, True)
     for name, problem in (
         ("report.json", "not on this report"),
         ("report.html", "SHA-256"),
@@ -193,6 +201,23 @@ def test_the_command_verifies_the_report_and_finds_changes(place, report, comman
         code, out, err = command_line("verify", str(copy), *with_key)
         assert (code, unbroken(problem) in unbroken(out), "does not hold" in err) == (1, True, True), name
         (copy / name).write_bytes(data)
+
+
+def test_what_cannot_be_verified_is_named(place, report, refused, tmp_path):
+    (key,), other, folder = place.list("exports/keys"), tmp_path / "other.json", place.path(report["folder"])
+    other.write_text("{}")
+    for words, message in (
+        ((DAY, "--key", place.path(key)), "--key: expected a file or a folder to check by it; "),
+        ((report["folder"], "--key", place.path(key)), f"found {report['folder']}"),
+        ((str(other),), f"{other}: expected manifest.json, report.json or proofs, found a file of another name"),
+        ((str(tmp_path),), "found a folder with neither manifest.json nor report.json"),
+        (
+            (folder, "--key", str(other)),
+            f"{other}: expected a public key (Ed25519) as PEM, as in exports/keys, found something",
+        ),
+        ((folder, "--key", "nowhere.pem"), "nowhere.pem: expected a public key (Ed25519) as PEM, as in exports/keys, found No"),
+    ):
+        assert message in refused("verify", *words)
 
 
 def test_a_changed_report_in_the_store_is_refused(place, report, where, planned, command_line):
@@ -252,6 +277,10 @@ def test_an_output_that_training_did_not_help_has_no_share(where, planned, monke
     assert [row["outputs"] for row in report["currencies"]] == [4, 3]
     assert canonical_json(report)
     assert b"1 output did not become more likely by training" in task.as_html(report)
+    couples[:, 5] = -3.0
+    report = task.report(planned, couples, gains)
+    assert (report["outputs"][5]["found"]["ppb"], report["outputs"][5]["effect_nats"]["value"]) == (0, -3.0)
+    assert b"1 output became less likely with these works" in task.as_html(report)
     monkeypatch.setattr(retrain, "base_and_served", lambda where, night: np.zeros((2, 8)))
     monkeypatch.setattr(retrain, "losses", None)
     with pytest.raises(ContractError, match="expected an output that training made more likely"):
@@ -278,8 +307,11 @@ def test_the_cost_is_shown_and_consent_is_needed_before_anything_is_trained(plac
         (("owner-9",), "owner 'owner-9': expected a credit on a published day, found none. Name the outputs"),
         (("owner-9", "--day", DAY), f"owner 'owner-9': expected a credit on {DAY}, found none"),
         (("owner-9", "--outputs", f"{DAY}-001"), "owner 'owner-9': expected pieces of the corpus in which it has the largest"),
+        (("unmatched-somebody", "--outputs", f"{DAY}-001"), "expected an owner, found a name in escrow. `provenance"),
         (("owner-1", "--day", "2026-11-01"), f"expected a published day, found none. Published: {DAY}."),
-        (("owner-1", "--day", "yesterday"), "expected a day as YYYY-MM-DD, found 'yesterday'"),
+        (("owner-1", "--day", "yesterday"), "--day: expected a day as YYYY-MM-DD, found 'yesterday'"),
+        (("owner-1", "--outputs", ","), "--outputs: expected ids of outputs, with commas between, found ','"),
+        (("owner-1", "--outputs", ""), "--outputs: expected ids of outputs, with commas between, found ''"),
         (("owner-1", "--outputs", f"{DAY}-00"), f"output '{DAY}-00': expected an output of a published day, found none"),
         (("owner-1", "--outputs", f"{DAY}-001,{DAY}-01"), f"output '{DAY}-01': expected an output of {DAY}, found none"),
         (("owner-1", "--pairs", "5"), "--pairs: expected an even number from 4 on: pairs come in couples"),

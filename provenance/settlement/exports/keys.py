@@ -6,8 +6,9 @@ import logging
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
 
 from provenance.core.errors import InputError
 from provenance.core.settings import SettlementSettings
@@ -41,6 +42,18 @@ def trusted_keys(settings: SettlementSettings) -> list[bytes]:
     path = settings.key
     own = [public_pem(read_key(path.read_bytes(), str(path)))] if path.exists() else []
     return own + [retired.read_bytes() for retired in sorted(settings.retired.glob("*.pem"))] if own else []
+
+
+def public_key_of(path: Path) -> bytes:
+    """A signer's public key in a file, as PEM. Raises InputError if the file has none."""
+    try:
+        pem = path.read_bytes()
+        found = "" if isinstance(load_pem_public_key(pem), Ed25519PublicKey) else "a key of another kind"
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        found = (error.strerror or "no file") if isinstance(error, OSError) else "something else"
+    if found:
+        raise InputError(str(path), expected="a public key (Ed25519) as PEM, as in exports/keys", found=found)
+    return pem
 
 
 def replace_key(settings: SettlementSettings) -> Path:

@@ -103,7 +103,9 @@ def _signature(store: Store, folder: str, keys: Sequence[bytes], name: str = MAN
         yield f"{file}: {error.found}"
         return
     candidates = keys or [store.read(key) for key in store.list("exports/keys")]
-    if not any(is_signed(pem, data, signature) for pem in candidates):
+    if not candidates:
+        yield f"{file}: there is no public key to check it by; name the signer's with --key"
+    elif not any(is_signed(pem, data, signature) for pem in candidates):
         signers = "a key that these settings trust" if keys else f"any of the {len(candidates)} keys in exports/keys"
         yield f"{file}: not by {signers}, or not on this {name.removesuffix('.json')}"
 

@@ -34,7 +34,7 @@ from provenance.settlement.exports.export import APPEALS, REPORT, described, rea
 from provenance.settlement.exports.keys import signing_key, trusted_keys
 from provenance.settlement.exports.verification import Check, verify
 from provenance.validation import retrain
-from provenance.validation.appeals.page import as_html, verdicts
+from provenance.validation.appeals.page import as_html, limits, verdicts
 from provenance.validation.appeals.pairs import (
     CONFIDENCE,
     FEWEST_PAIRS,
@@ -50,8 +50,8 @@ from provenance.validation.retrain import Job
 
 log = logging.getLogger("provenance.appeal")
 
-# Raised when pairs are drawn or evaluated differently, so that older reports stay.
-METHOD = 2
+# Raised when pairs are drawn, evaluated or described differently, so that older reports stay.
+METHOD = 3
 # Decimal places of numbers for readers; money and shares are integers.
 DECIMALS = 6
 # A mean and the ends of its interval, in the order of computation, and their names for shares in reports.
@@ -199,6 +199,9 @@ def plan(where: Where, case: Case, pairs: int) -> Appeal:
     )
     own, owner = examples.filter(owner=party), examples["owner"].to_numpy()
     elsewhere = examples.filter(pl.col("parties").list.contains(party) & (pl.col("owner") != party)).height
+    if own.is_empty() and f"{ESCROW}/{owner_id}" in owner:
+        hint = "`provenance claim` books whose it is; the owner can then contest."
+        raise ContractError(f"owner {owner_id!r}", expected="an owner", found="a name in escrow", hint=hint)
     if own.is_empty():
         found = f"none; it has a smaller part in {elsewhere}" if elsewhere else "none"
         expected = "pieces of the corpus in which it has the largest part, to train with and without them"
@@ -285,6 +288,7 @@ def report(appeal: Appeal, couples: np.ndarray, gains: np.ndarray) -> dict[str, 
         "format": 1,
         **facts,
         "verdict": verdicts(currencies, plain(facts["owner_name"]) or facts["owner_id"]),
+        "limits": list(limits(rows, appeal.experiment)),
         "currencies": currencies,
         "outputs": rows,
         "experiment": appeal.experiment,

@@ -7,6 +7,7 @@ from typing import Any
 
 from provenance.core.money import NANO, PPB, format_minor
 from provenance.core.text import plain
+from provenance.royalty.shares import SRS
 from provenance.settlement.months.pages import chapter, page, percent, rendered, table
 from provenance.validation.appeals.pairs import AGREES, LESS, MORE
 
@@ -22,14 +23,23 @@ SAYS = {
     MORE: "{owner} was paid more than the experiment shows.",
 }
 TRAINED = (
-    "{pairs} pairs of models were trained like the model served: each pair on the works of some of the {others} other "
-    "owners, drawn at random, once without the works of {owner} and once with them."
+    "{pairs} pairs of models were trained like the model served: each pair on the works of some of the {others} others "
+    "(owners, and names in escrow), drawn at random, once without the works of {owner} and once with them."
 )
 COUNTED = (
     "The works ({works} in {pieces}) made each output more likely by some amount, on average over pairs. The owner's share is "
-    "that amount as a part of the effect of the whole training."
+    "that amount as a part of the effect of the whole training: its Shapley value."
 )
-SURE = "The interval beside a number should contain the true value in nine cases of ten; more pairs make it narrower."
+SURE = (
+    "The interval beside a number should contain the true value in nine cases of ten; more pairs make it narrower. A wide one "
+    "agrees with nearly everything: then the pairs were too few."
+)
+OTHER_RULE = (
+    "The experiment measures what all works of an owner add at once, on average over the others that are there: the rule "
+    "{srs}. {outputs} paid by {rules}. Another rule measures another effect. Its shares differ from the experiment's although "
+    "it paid as the contract says, most for owners with a large part of an output. `provenance explain OUTPUT --rules` shows "
+    "what {srs} would have paid."
+)
 NEXT = (
     "This report books nothing. A person decides about it; a change is booked by difference, as a new entry that names this "
     "report's folder as evidence."
@@ -102,9 +112,7 @@ def as_html(report: Mapping[str, Any]) -> bytes:
             "chapters": [
                 chapter("contested", "The contested shares", contested),
                 chapter("experiment", "The experiment", method),
-                chapter(
-                    "outputs", "Output by output", list(_limits(report)), tables=[_outputs(report)], picture=_picture(report)
-                ),
+                chapter("outputs", "Output by output", report["limits"], tables=[_outputs(report)], picture=_picture(report)),
                 chapter("next", "Next steps", (NEXT,)),
                 chapter("check", "How to check this report", (CHECK,), items=COMMANDS, tables=[inputs_table]),
             ],
@@ -135,9 +143,12 @@ def in_words(share: Mapping[str, int] | None) -> tuple[str, str]:
     return percent(share["ppb"]), f"{share['low_ppb'] / POINT:.1f} to {share['high_ppb'] / POINT:.1f} %"
 
 
-def _limits(report: Mapping[str, Any]) -> Iterator[str]:
-    """Limits of the experiment that a reader of the shares must know."""
-    shared, elsewhere = (report["experiment"][name] for name in ("shared", "elsewhere"))
+def limits(outputs: Sequence[Mapping[str, Any]], experiment: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the shares must know: limits of the experiment."""
+    shared, elsewhere = (experiment[name] for name in ("shared", "elsewhere"))
+    if others := [row["paid_by"] for row in outputs if row["paid_by"] != SRS]:
+        were = f"{count(len(others), 'output')} {'was' if len(others) == 1 else 'were'}"
+        yield OTHER_RULE.format(srs=SRS, outputs=were, rules=" and by ".join(sorted({*others})))
     if shared:
         yield (
             f"{count(shared, 'piece')} of these works {'belongs' if shared == 1 else 'belong'} in part to others; here they "
@@ -148,8 +159,13 @@ def _limits(report: Mapping[str, Any]) -> Iterator[str]:
             f"{count(elsewhere, 'piece')} in which the owner has a smaller part stayed with the owner of the largest part; "
             "their earnings are in the paid share and not in the experiment."
         )
-    if without_share := sum(row["found"] is None for row in report["outputs"]):
+    if without_share := sum(row["found"] is None for row in outputs):
         yield f"{count(without_share, 'output')} did not become more likely by training and so has no share."
+    if less := sum(row["found"] is not None and row["effect_nats"]["value"] < 0 for row in outputs):
+        yield (
+            f"{count(less, 'output')} became less likely with these works, on average over pairs. No share is below zero, so "
+            "it stands as 0; report.json has the effect."
+        )
 
 
 def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
