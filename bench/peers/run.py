@@ -1,11 +1,12 @@
 """Compare our influence with its peers': the same model, data and cores, and the same retraining as the truth.
 
 `run.py [--subsets 32] [--tune 16] [--seeds 2] [--outputs 8] WORKLOAD...` makes each workload that is missing (below
-var/workloads), retrains as `provenance audit lds` does, runs every method in its own process on one thread, and prints three
-tables per workload:
+var/workloads), retrains as `provenance audit lds` does, runs every method in its own process on one thread, and prints for
+each workload:
 
 - the linear datamodelling score on halves of the examples and of the owners, and its cost. `fitted` is weighed on other halves
   than those reported;
+- by how much `fitted` is ahead of each method;
 - for a few outputs, the same score where retraining repeats the served model's run step by step, and the query loss difference:
   the rise of an output's loss without the examples that count most for it, minus the rise without as many random examples;
 - the score of each component that `fitted` weighs.
@@ -21,6 +22,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +38,7 @@ from provenance.core.store import digest
 from provenance.local.attribute import Request, folder_night
 from provenance.models.model import read_model
 from provenance.validation.audit import EXAMPLES, FITTED, OWNERS, Options, truth, values_of, weigh
-from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
+from provenance.validation.lds import linear_datamodelling_score, noise_ceiling, score_lead
 from provenance.validation.retrain import base_and_served, retrain
 from provenance.validation.workload import SEED, WORKLOADS, make
 from tasks.terminal import watch
@@ -56,6 +58,7 @@ BERGSON = {
     "magic": "MAGIC (bergson)",
 }
 THEIRS = {"trak": "TRAK (traker)", "logra": "LoGra (dattri)", "ekfac": "EK-FAC (kronfluence)"} | BERGSON
+FAMILIES = (EXAMPLES, OWNERS)
 SIZE = "size"  # every example counts the same: halves of the owners differ in size
 # Parts of the examples that are removed for the query loss difference; draws of random examples for each.
 FRACTIONS, RANDOM = (0.01, 0.05, 0.1), 4
@@ -175,6 +178,8 @@ def report(facts: Truth, scores: dict[str, dict[str, np.ndarray]]) -> dict[str, 
         result["ceiling"][family], result["halves"][family] = noise_ceiling(outcome)[1], len(reported)
         for name, of in scores.items():
             result["methods"][name][family] = _lds(of[family], reported, outcome.mean(axis=0))
+            fitted, other, of_both = _scored((scores[FITTED][family], of[family]), outcome.mean(axis=0))
+            result["methods"][name][family]["behind"] = score_lead(fitted, other, reported, of_both)
     if facts.same is not None:
         reported, few = facts.masks[EXAMPLES][facts.tune[EXAMPLES] :], facts.chosen
         for name, of in scores.items():
@@ -184,8 +189,14 @@ def report(facts: Truth, scores: dict[str, dict[str, np.ndarray]]) -> dict[str, 
 
 def _lds(scores: np.ndarray, subsets: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     """The linear datamodelling score on the outputs that a method scored."""
-    scored = np.isfinite(scores).all(axis=1)
-    return linear_datamodelling_score(scores[scored], subsets, losses[:, scored])
+    scored, outcome = _scored((scores,), losses)
+    return linear_datamodelling_score(scored, subsets, outcome)
+
+
+def _scored(scores: Sequence[np.ndarray], losses: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The scores, and the losses, of the outputs that all methods scored."""
+    scored = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in scores])
+    return *(each[scored] for each in scores), losses[:, scored]
 
 
 def removals(where: Where, night: Night, facts: Truth, scores: dict[str, np.ndarray]) -> dict[str, list[float]]:
@@ -220,14 +231,18 @@ def tables(name: str, result: dict[str, Any]) -> list[Table]:
         f"{name}: {halves[EXAMPLES]} halves of examples, {halves[OWNERS]} of owners, {options['seeds']} seeds",
         "method", "LDS examples", "LDS owners", "CPU / forward+backward", "bytes per example", "peak MB",
     )  # fmt: skip
+    leads = _table(f"{name}: the score of {OURS[FITTED]!r} less the method's, on the same resamples", "method", *FAMILIES)
     for method, title in titles.items():
         row = result["methods"][method]
         ratio = "-" if method == "tfidf" else f"{row['ratio']:.1f}"
         kept = "-" if method in BERGSON else f"{row['bytes_per_example']:,}"
-        scores.add_row(title, *(_cell(row[family]) for family in (EXAMPLES, OWNERS)), ratio, kept, f"{row['peak_mb']:,.0f}")
+        scores.add_row(title, *(_cell(row[family]) for family in FAMILIES), ratio, kept, f"{row['peak_mb']:,.0f}")
+    for method, title in (titles | {SIZE: "examples, counted alone"}).items():
+        if method != FITTED:
+            leads.add_row(title, *(_cell(result["methods"][method][family]["behind"], "lead") for family in FAMILIES))
     size = result["methods"][SIZE]
-    scores.add_row("examples, counted alone", *(_cell(size[family]) for family in (EXAMPLES, OWNERS)), "", "", "")
-    scores.add_row("noise ceiling", *(f"{result['ceiling'][family]:.2f}" for family in (EXAMPLES, OWNERS)), "", "", "")
+    scores.add_row("examples, counted alone", *(_cell(size[family]) for family in FAMILIES), "", "", "")
+    scores.add_row("noise ceiling", *(f"{result['ceiling'][family]:.2f}" for family in FAMILIES), "", "", "")
     removed = _table(
         f"{name}, {options['outputs']} outputs: the served model's own steps repeated, and the loss without the top examples",
         "method", "LDS, same steps", *(f"loss without {fraction:.0%}" for fraction in FRACTIONS),
@@ -240,9 +255,9 @@ def tables(name: str, result: dict[str, Any]) -> list[Table]:
     weights = result["methods"][FITTED]["weights"]
     for component in weights[EXAMPLES]:
         row = result["methods"][f"component {component}"]
-        cells = [cell for family in (EXAMPLES, OWNERS) for cell in (f"{weights[family][component]:.3g}", _cell(row[family]))]
+        cells = [cell for family in FAMILIES for cell in (f"{weights[family][component]:.3g}", _cell(row[family]))]
         parts.add_row(component, *cells)
-    return [scores, removed, parts] if options["outputs"] else [scores, parts]
+    return [scores, leads, removed, parts] if options["outputs"] else [scores, leads, parts]
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:
@@ -253,8 +268,8 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     return table
 
 
-def _cell(score: dict[str, float]) -> str:
-    return f"{score['lds']:.2f} ({score['low']:.2f}-{score['high']:.2f})"
+def _cell(score: dict[str, float], name: str = "lds") -> str:
+    return f"{score[name]:.2f} ({score['low']:.2f}-{score['high']:.2f})"
 
 
 def _run(name: str, folder: Path, workload: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from provenance.royalty.fidelity import rank_correlations
-from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
+from provenance.validation.lds import linear_datamodelling_score, noise_ceiling, score_lead
 from provenance.validation.subsets import halves
 
 R = np.random.default_rng(0)
@@ -35,6 +35,20 @@ def test_the_interval_holds_the_value_and_narrows_with_subsets():
     many = linear_datamodelling_score(SCORES, SUBSETS, noisy)
     assert many["low"] < many["lds"] < many["high"]
     assert many["high"] - many["low"] < few["high"] - few["low"]
+
+
+def test_a_lead_is_the_difference_of_scores_and_surer_than_two_apart():
+    own = np.random.default_rng(1)
+    noisy = -(SUBSETS @ SCORES.T) + 2 * own.standard_normal((60, 5))
+    worse = SCORES + 0.5 * own.standard_normal(SCORES.shape)
+    first, second = (linear_datamodelling_score(each, SUBSETS, noisy) for each in (SCORES, worse))
+    ahead = score_lead(SCORES, worse, SUBSETS, noisy)
+    assert ahead["lead"] == pytest.approx(first["lds"] - second["lds"])
+    assert 0 < ahead["low"] < ahead["lead"] < ahead["high"]
+    apart = np.hypot(*(score["high"] - score["low"] for score in (first, second)))
+    assert ahead["high"] - ahead["low"] < apart
+    assert score_lead(worse, SCORES, SUBSETS, noisy)["lead"] == pytest.approx(-ahead["lead"])
+    assert set(score_lead(SCORES, SCORES, SUBSETS, noisy).values()) == {0.0}
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
