@@ -1,8 +1,8 @@
 """Compare our influence with its peers': the same model, data and cores, and the same retraining as the truth.
 
-`run.py [--subsets 32] [--tune 16] [--seeds 2] [--outputs 8] WORKLOAD...` makes each workload that is missing (below
-var/workloads), retrains as `provenance audit lds` does, runs every method in its own process on one thread, and prints for
-each workload:
+`run.py [--subsets 32] [--tune 16] [--seeds 2] [--outputs 8] [--without METHOD] WORKLOAD...` makes each workload that is missing
+(below var/workloads), retrains as `provenance audit lds` does, runs every method in its own process on one thread, and prints
+for each workload:
 
 - the linear datamodelling score on halves of the examples and of the owners, and its cost. `fitted` is weighed on other halves
   than those reported;
@@ -94,8 +94,8 @@ def request_of(workload: Path) -> Request:
     return Request(workload / "corpus", workload / "model", workload / "outputs.parquet", workload / "audit", today)
 
 
-def compare(workload: Path, options: Options, few: int, console: Console) -> dict[str, Any]:
-    """Retrain, run every method, and compare each with retraining."""
+def compare(workload: Path, options: Options, few: int, without: Sequence[str], console: Console) -> dict[str, Any]:
+    """Retrain, run every method but some, and compare each with retraining."""
     settings = local_settings(method="factored", device="cpu", workers=None)
     with watch(console), opened(settings, ledger=False) as where:
         local, night = folder_night(where, request_of(workload))
@@ -103,7 +103,7 @@ def compare(workload: Path, options: Options, few: int, console: Console) -> dic
         sequences = not any(isinstance(layer, torch.nn.Conv2d) for layer in module.modules())
         facts = retrained(workload, local, night, options, few, sequences=sequences)
         names = [name for name in OURS | THEIRS if sequences or name not in BERGSON | {"logra": ""}]
-        names = [name for name in names if few or name != "magic"]
+        names = [name for name in names if (few or name != "magic") and name not in without]
         scores, costs = run_all(workload, facts, names, console)
         result = report(facts, scores)
         for name, cost in costs.items():
@@ -291,6 +291,9 @@ def main() -> None:
     parser.add_argument("--tune", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--outputs", type=int, default=8)
+    parser.add_argument(
+        "--without", action="append", choices=list(THEIRS), default=[], help="a method that would take too long"
+    )
     arguments = parser.parse_args()
     if not PEERS.exists():
         raise SystemExit(f"{PEERS} is not there: run make peers")
@@ -301,7 +304,7 @@ def main() -> None:
             with watch(console):
                 make(name, workload)
         options = Options(subsets=arguments.subsets, tune=arguments.tune, seeds=arguments.seeds)
-        result = compare(workload, options, arguments.outputs, console)
+        result = compare(workload, options, arguments.outputs, arguments.without, console)
         (workload / "peers.json").write_text(json.dumps(result, indent=2))
         for table in tables(name, result):
             Console(width=120).print(table)
