@@ -25,6 +25,7 @@ HEADINGS = {
     "lds": "LDS examples / owners",
     "same_steps": "LDS, the same steps again",
     "loss": "loss without the first 1, 5, 10 % of examples, against random ones",
+    "lead": "fitted is ahead by, examples / owners",
     "cost": "processor time / forward and backward pass",
 }
 # Of the bars: ours and the others' by family.
@@ -40,8 +41,7 @@ def read_scores() -> dict[str, Any]:
 
 def tables(scores: Mapping[str, Any]) -> dict[str, str]:
     """The tables of the document, in Markdown, by the name in their marks."""
-    made = {workload["name"]: "\n".join(_table(workload)) for workload in scores["workload"]}
-    return made | {"older": "\n".join(_older(scores["older"]))}
+    return {workload["name"]: "\n".join(_table(workload)) for workload in scores["workload"]}
 
 
 def _table(workload: Mapping[str, Any]) -> Iterator[str]:
@@ -58,17 +58,11 @@ def _cell(method: Mapping[str, Any], column: str) -> str:
         return _pair(method[family] for family in FAMILIES)
     if column not in method:
         return ""
+    if column == "lead":
+        return " / ".join(f"{_short(lead)} ({_short(low)} to {_short(high)})" for lead, low, high in method["lead"])
     if column == "loss":
         return f"{', '.join(f'{value:+.1f}' if value else '0' for value in method['loss'])} %"
     return _short(method[column]) if column == "same_steps" else f"{method[column]:.1f}"
-
-
-def _older(older: Mapping[str, Any]) -> Iterator[str]:
-    yield f"| | {' | '.join(older['workloads'])} |"
-    yield f"|{'---|' * (1 + len(older['workloads']))}"
-    for name, scores in (*older["methods"].items(), ("noise ceiling", older["ceiling"])):
-        cells = (score if isinstance(score, str) else _pair(score) for score in scores)
-        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _pair(scores: Any) -> str:
