@@ -7,7 +7,7 @@ from lxml import etree
 from samples import HOSTILE, HOSTILE_IDS
 
 from provenance.core.text import plain
-from provenance.validation.appeals.page import LISTED, as_html, verdicts
+from provenance.validation.appeals.page import LISTED, as_html, limits, verdicts
 
 PPB, NANO = 10**9, 10**9
 SHARE = {"ppb": 200_000_000, "low_ppb": 150_000_000, "high_ppb": 260_000_000}
@@ -23,7 +23,7 @@ def currency(name="EUR", verdict="agrees"):
 
 
 def output(name, pool=5, found=SHARE, paid=SHARE):
-    row = {"output_id": name, "currency": "EUR", "paid_by": "faithful"}
+    row = {"output_id": name, "currency": "EUR", "paid_by": "faithful", "effect_nats": {"low": 1.0, "value": 2.0, "high": 3.0}}
     return row | {"pool_nanominor": pool * NANO, "paid": paid, "found": found}
 
 
@@ -34,7 +34,8 @@ def report(**changes):
         "experiment": {"pairs": 8, "others": 4, "works": 1, "examples": 12, "shared": 0, "elsewhere": 0},
         "inputs": {"night": "nights/day=2026-11-19/abc", "model_id": "tiny"},
     }  # fmt: skip
-    return values | changes
+    values |= changes
+    return {"limits": list(limits(values["outputs"], values["experiment"])), **values}
 
 
 def text(page):
@@ -67,7 +68,12 @@ def test_the_page_lists_the_outputs_with_the_largest_pools():
 
 def test_the_page_states_the_limits_of_the_experiment():
     experiment = {"pairs": 8, "others": 4, "works": 2, "examples": 12, "shared": 1, "elsewhere": 3}
-    page = text(as_html(report(experiment=experiment, outputs=[output("one"), output("two", found=None)])))
+    less = {"paid_by": "srs", "effect_nats": {"low": -9.0, "value": -2.0, "high": 5.0}}
+    page = text(
+        as_html(report(experiment=experiment, outputs=[output("one"), output("two", found=None), output("six") | less]))
+    )
+    assert "the rule srs. 2 outputs were paid by faithful." in page
+    assert "1 output became less likely with these works" in page
     assert "1 piece of these works belongs in part to others" in page
     assert "3 pieces in which the owner has a smaller part stayed" in page
     assert "1 output did not become more likely by training" in page
