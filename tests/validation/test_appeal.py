@@ -203,6 +203,12 @@ def test_the_command_verifies_the_report_and_finds_changes(place, report, comman
         (copy / name).write_bytes(data)
 
 
+def test_a_folder_named_like_a_day_does_not_hide_the_day(place, shown, tmp_path, monkeypatch):
+    (tmp_path / DAY).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "checks hold" in shown("verify", DAY)
+
+
 def test_what_cannot_be_verified_is_named(place, report, refused, tmp_path):
     (key,), other, folder = place.list("exports/keys"), tmp_path / "other.json", place.path(report["folder"])
     other.write_text("{}")
