@@ -7,7 +7,6 @@ subset's examples; the score is the mean over outputs (Park et al. 2023, arXiv 2
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,13 +29,9 @@ def linear_datamodelling_score(
     Returns:
         `lds, low, high`.
     """
-    predicted, actual = subsets @ scores.T.astype(np.float64), -losses
-    resampled = [
-        rank_correlations(predicted[rows][:, columns], actual[rows][:, columns]).mean()
-        for rows, columns in _draws(losses.shape, resamples, seed)
-    ]
-    low, high = np.quantile(resampled, QUANTILES) if resampled else (np.nan, np.nan)
-    return {"lds": float(rank_correlations(predicted, actual).mean()), "low": float(low), "high": float(high)}
+    score, resampled = _scores(scores, subsets, losses, resamples, seed)
+    low, high = np.quantile(resampled, QUANTILES) if resamples else (np.nan, np.nan)
+    return {"lds": score, "low": float(low), "high": float(high)}
 
 
 def score_lead(
@@ -57,23 +52,23 @@ def score_lead(
     Returns:
         `lead, low, high`.
     """
-    actual = -losses
-    first, second = (subsets @ each.T.astype(np.float64) for each in (scores, others))
-
-    def lead(rows: np.ndarray, columns: np.ndarray) -> float:
-        here = actual[rows][:, columns]
-        mine, its = (rank_correlations(each[rows][:, columns], here) for each in (first, second))
-        return float((mine - its).mean())
-
-    low, high = np.quantile([lead(*drawn) for drawn in _draws(losses.shape, resamples, seed)], QUANTILES)
-    return {"lead": lead(*map(np.arange, losses.shape)), "low": float(low), "high": float(high)}
+    (first, resampled), (second, others_resampled) = (
+        _scores(each, subsets, losses, resamples, seed) for each in (scores, others)
+    )
+    low, high = np.quantile(resampled - others_resampled, QUANTILES)
+    return {"lead": first - second, "low": float(low), "high": float(high)}
 
 
-def _draws(shape: tuple[int, ...], resamples: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Subsets and outputs of each resample."""
+def _scores(scores: np.ndarray, subsets: np.ndarray, losses: np.ndarray, resamples: int, seed: int) -> tuple[float, np.ndarray]:
+    """The score, and those of resamples of subsets and outputs, which are the same for any scores."""
+    predicted, actual = subsets @ scores.T.astype(np.float64), -losses
     draw = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield draw.integers(shape[0], size=shape[0]), draw.integers(shape[1], size=shape[1])
+    resampled = np.empty(resamples)
+    for number in range(resamples):
+        rows = draw.integers(len(predicted), size=len(predicted))
+        columns = draw.integers(predicted.shape[1], size=predicted.shape[1])
+        resampled[number] = rank_correlations(predicted[rows][:, columns], actual[rows][:, columns]).mean()
+    return float(rank_correlations(predicted, actual).mean()), resampled
 
 
 def noise_ceiling(losses: np.ndarray) -> tuple[float, float]:
