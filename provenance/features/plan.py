@@ -132,7 +132,11 @@ def fitted_key(night: Night, plan: Plan, source: str) -> str:
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
-    """The `size` examples with the smallest digests of content and prompt: a random sample that does not depend on shards."""
+    """The `size` examples with the smallest digests of content and prompt: a random sample that does not depend on shards.
+
+    Returns:
+        a table with the columns that passes read, and `part` and `row`, where each example is in the corpus.
+    """
 
     def digests() -> Iterator[tuple[str, str, str, int]]:
         for part in corpus.shards:
@@ -144,7 +148,10 @@ def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
     for _, _, part, row in heapq.nsmallest(size, digests()):
         chosen.setdefault(part, []).append(row)
     columns = ["example_id", "content", "prompt", "content_sha256", "modality"]
-    frames = [read_part(store, part, *columns)[rows] for part, rows in chosen.items()]
+    frames = [
+        read_part(store, part, *columns)[rows].with_columns(part=pl.lit(part), row=pl.Series(rows, dtype=pl.Int64))
+        for part, rows in chosen.items()
+    ]
     # Sorted by length, because examples of a batch are padded to the longest.
     frame = pl.concat(frames)
     length = pl.col("content").bin.size() + pl.col("prompt").bin.size().fill_null(0)

@@ -45,17 +45,15 @@ SECOND = 1.7
 
 @dataclass(frozen=True)
 class Terms:
-    """Gradients of a batch.
+    """Gradients of a batch for sampled targets.
 
     Attributes:
-        data: feature rows for the targets of the data.
-        sampled: feature rows for sampled targets.
-        terms: dense part for sampled targets by loss term, `(k, p)` (`Tap.terms`).
-        law: law of the sampled targets: `CROSS_ENTROPY`, `ELEMENTWISE` or, if unknown, `DATA`; of several outputs the weakest.
+        rows: feature rows.
+        terms: dense part by loss term, `(k, p)` (`Tap.terms`).
+        law: law of the targets: `CROSS_ENTROPY`, `ELEMENTWISE` or, if unknown, `DATA`; of several outputs the weakest.
     """
 
-    data: Rows
-    sampled: Rows
+    rows: Rows
     terms: Array
     law: str
 
@@ -73,7 +71,7 @@ def sampled_features(
     following: Following | None = None,
     xp: Any = None,
 ) -> Iterator[Terms]:
-    """Gradients for the targets of the data and for `draws` samples of targets, batch by batch, with one forward pass each.
+    """Gradients for `draws` samples of targets, batch by batch, with one forward pass each.
 
     The random numbers of an example depend on it and the checkpoint alone, so batches change only rounding.
 
@@ -123,16 +121,15 @@ def _passes(
             raise UnknownRows
         rows = tap.rows(order)
         check_finite(rows, checkpoint)
-        passes.append((law, rows, tap.terms(rows)))
+        passes.append(Terms(rows, tap.terms(rows), law))
         tap.clear(len(batch))
-    (_, data, _), *sampled = passes
-    return [Terms(data, rows, terms, law) for law, rows, terms in sampled]
+    return passes
 
 
 def _backward_passes(
     adapter: Adapter, module: torch.nn.Module, batch: list[Example], tap: Tap, *, draws: int, drawn: Draws
 ) -> Iterator[str]:
-    """Run one forward pass, a backward pass for the targets of the data, and one for each sample of targets.
+    """Run one forward pass, and a backward pass for each sample of targets.
 
     Yields:
         after each backward pass, the law of its targets.
@@ -159,8 +156,6 @@ def _backward_passes(
         if slope is not None and output.requires_grad
     ]
     outputs = [output for output, *_ in used]
-    _backward(outputs, [slope for _, _, slope, _ in used], losses)
-    yield DATA
     for _ in range(draws):
         samples = [sample_flow(leaf, slope, found, drawn) for _, leaf, slope, found in used]
         _backward(outputs, [flow for flow, _ in samples], losses)
@@ -315,9 +310,9 @@ def _sample_classes(z: torch.Tensor, weights: torch.Tensor, axis: int, drawn: Dr
     flow, weight = torch.empty_like(logits), _by_position(weights, axis)
     for block in _blocks(logits):
         probabilities = logits[block].softmax(1)
-        classes = (probabilities.cumsum(1) < uniform[block]).sum(1, keepdim=True).clamp(max=z.shape[axis] - 1)
-        errors = probabilities.scatter_add(1, classes, -torch.ones_like(classes, dtype=z.dtype))
-        flow[block] = weight[block] * errors
+        classes = torch.searchsorted(probabilities.cumsum(1), uniform[block]).clamp(max=z.shape[axis] - 1)
+        errors = probabilities.scatter_add_(1, classes, -torch.ones_like(classes, dtype=z.dtype))
+        torch.mul(weight[block], errors, out=flow[block])
     return _as_before(flow, z, axis)
 
 

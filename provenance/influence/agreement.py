@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from provenance.core.arrays import namespace, to_numpy
+from provenance.core.arrays import to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.rows import concatenate, move
+from provenance.core.rows import move
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.report import Following
 from provenance.features.sampled import sampled_features
 from provenance.features.statistics import gather
-from provenance.influence.curvature import gram
-from provenance.influence.methods import Sampled, component_names, fit, prepare, score
+from provenance.influence.methods import component_names, fit, prepare, sampled_of, score
 from provenance.models.model import Adapter, Example
 
 
@@ -80,11 +79,6 @@ def influences(
         passes: arguments of `gradient_features`.
     """
     rows, of_outputs = (move(gradient_features(adapter, module, some, **passes), np) for some in (examples, outputs))
-    batches = list(sampled_features(adapter, module, examples, draws=draws, **passes))
-    xp = namespace(batches[0].terms)
-    terms = xp.concat([batch.terms for batch in batches], axis=0)
-    data = move(concatenate([batch.data for batch in batches[::draws]]), np)
-    landmarks = move(concatenate([batch.sampled for batch in batches]), np)
-    sampled = Sampled(data, landmarks, to_numpy(gram(terms)), len(terms))
-    queries = prepare(fit("curved", gather(rows), sampled), of_outputs, np)
+    sampled = sampled_of(list(sampled_features(adapter, module, examples, draws=draws, **passes)), len(examples))
+    queries = prepare(fit("curved", gather(rows), rows, sampled), of_outputs, np)
     return [to_numpy(component) for component in score(queries, rows)]

@@ -32,7 +32,7 @@ from provenance.influence.index import Table, multiply, table_of, tabulate, toke
 # Coordinates of the dense part are scaled by their mean square to the power -1/4, half way between raw and whitened.
 SCALE_POWER = -0.25
 SCALE_FLOOR = 0.01
-# Landmarks in a block of products; the table of a block must fit into memory.
+# Examples in a block of products; the table of a block must fit into memory.
 BLOCK = 128
 
 

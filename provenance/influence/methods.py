@@ -3,8 +3,8 @@
 A method of influence compares one or more kinds of features (`inputs.methods`). For each kind (and, for gradients, each
 checkpoint) a comparison is fitted to the corpus, the day's outputs become queries once, and shards are scored by one product.
 An influence is a weighted sum of *components*. Gradients have three at each checkpoint: the rows of the head, the rows of the
-embedding and the inner layers; words have one. Each component is scaled so that influences between examples of a sample have a
-root mean square of one. The weights are fitted to counterfactual models (`royalty.estimate`); without any they are
+embedding and the inner layers; words have one. Each component is scaled so that influences between examples of the corpus have
+a root mean square of one. The weights are fitted to counterfactual models (`royalty.estimate`); without any they are
 `default_weights`.
 """
 
@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from provenance.core.arrays import Array, namespace, to_numpy
-from provenance.core.rows import Rows, by_block, decode, encode, move, some, spread
+from provenance.core.rows import Rows, by_block, concatenate, decode, encode, move, some, spread
 from provenance.features.statistics import Statistics
 from provenance.influence.curvature import (
+    BLOCK,
     Dense,
     Landmarks,
     Weights,
     fit_dense,
     fit_landmarks,
+    gram,
     metric,
     sparse_queries,
     squared_norms,
@@ -32,10 +34,11 @@ from provenance.influence.curvature import (
 from provenance.influence.index import Table, multiply
 from provenance.inputs.methods import WORDS
 
+if TYPE_CHECKING:
+    from provenance.features.sampled import Terms  # which loads torch
+
 # Names of components of gradients: the inner layers, and layers over a vocabulary by their kind.
 INNER, VOCABULARY_LAYERS = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
-# Examples of the sample whose influences on all others set the scale.
-SCALE_EXAMPLES = 64
 
 
 def default_weights(components: Sequence[str]) -> np.ndarray:
@@ -47,19 +50,19 @@ def default_weights(components: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Features of a sample of examples, and of targets that the model samples for them.
+    """Gradients of a sample of examples, for targets that the model samples.
 
     Attributes:
-        data: the sample's features; words have nothing else.
-        landmarks: sparse features for sampled targets.
-        total: `sum g g'` over sampled terms, `(p, p)`.
+        rows: feature rows; their sparse part has the landmarks.
+        total: `sum g g'` over loss terms, `(p, p)`.
         terms: number of terms.
+        examples: number of examples.
     """
 
-    data: Rows
-    landmarks: Rows | None = None
-    total: np.ndarray | None = None
-    terms: int = 0
+    rows: Rows
+    total: np.ndarray
+    terms: int
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -95,45 +98,56 @@ class Queries:
     metric: Weights | None = None
 
 
-def fit(comparison: str, statistics: Statistics, sampled: Sampled, xp: Any = np) -> Fitted:
+def join(parts: Sequence[Sampled]) -> Sampled:
+    """What was sampled for several groups of examples, as one."""
+    total = sum(part.total for part in parts)
+    counts = (sum(part.terms for part in parts), sum(part.examples for part in parts))
+    return Sampled(concatenate([part.rows for part in parts]), np.asarray(total), *counts)
+
+
+def sampled_of(passes: Sequence[Terms], examples: int) -> Sampled:
+    """What was sampled for a number of examples, from their passes."""
+    terms = namespace(passes[0].terms).concat([each.terms for each in passes], axis=0)
+    rows = move(concatenate([each.rows for each in passes]), np)
+    return Sampled(rows, to_numpy(gram(terms)), terms.shape[0], examples)
+
+
+def fit(comparison: str, statistics: Statistics, examples: Rows, sampled: Sampled | None = None, xp: Any = np) -> Fitted:
     """Fit a comparison to the corpus.
 
     Args:
         comparison: `curved` or `tfidf`.
         statistics: sums over the corpus.
-        sampled: of a sample of the corpus, as NumPy arrays.
+        examples: features of some examples of the corpus, as NumPy arrays; influences between them set the scale.
+        sampled: what the curvature is estimated from; None for `tfidf`, which has none.
         xp: the array module to compute in: NumPy's, or CuPy's on a GPU.
     """
     fitted = _fit_unscaled(comparison, statistics, sampled, xp)
-    return replace(fitted, factors=_factors(fitted, sampled.data, xp))
+    return replace(fitted, factors=_factors(fitted, examples, xp))
 
 
-def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled, xp: Any) -> Fitted:
-    tokens, count, part = statistics.tokens, statistics.examples, sampled.data.sparse
-    if comparison == "curved":
-        weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
-        total, examples = sampled.total, sampled.data.examples
-        dense = None if total is None or not len(total) else fit_dense(xp.asarray(total), sampled.terms, examples)
-        return Fitted(comparison, weights, dense, fit_landmarks(move(marks, xp), weights) if marks else None)
+def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled | None, xp: Any) -> Fitted:
+    tokens, count = statistics.tokens, statistics.examples
+    if sampled is not None:
+        weights, total = metric(statistics, sampled.rows.sparse.vocabulary), sampled.total
+        dense = fit_dense(xp.asarray(total), sampled.terms, sampled.examples) if len(total) else None
+        return Fitted(comparison, weights, dense, fit_landmarks(move(sampled.rows, xp), weights))
     # Squared, because both sides are weighted by the inverse document frequency.
     weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
     return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)))
 
 
-def _factors(fitted: Fitted, sample: Rows, xp: Any) -> tuple[float, ...]:
-    """Factors that scale influences between examples of the sample to a root mean square of one, by component."""
-    count = sample.examples
-    chosen = np.unique(np.linspace(0, count - 1, min(SCALE_EXAMPLES, count)).astype(np.int64))  # spread: the sample is sorted
-    queries = prepare(fitted, some(sample, chosen), xp)
-    others = np.arange(count)[None, :] != chosen[:, None]
-    influences = (to_numpy(component) for component in score(queries, move(sample, xp)))
-    return tuple(_scale(component[others].astype(np.float64)) for component in influences)
-
-
-def _scale(influences: np.ndarray) -> float:
-    """1 / root mean square, or 1 if that is zero."""
-    size = float(np.sqrt(np.mean(influences**2))) if influences.size else 0.0
-    return 1 / size if size > 0 else 1.0
+def _factors(fitted: Fitted, examples: Rows, xp: Any) -> tuple[float, ...]:
+    """Factors that scale influences between examples to a root mean square of one, by component."""
+    count, moved = examples.examples, move(examples, xp)
+    squares = []
+    for start in range(0, max(1, count), BLOCK):
+        places = np.arange(start, min(start + BLOCK, count))
+        influences = score(prepare(fitted, some(examples, places), xp), moved)
+        others = places[:, None] != np.arange(count)
+        squares.append([np.square(to_numpy(each).astype(np.float64)).sum(where=others) for each in influences])
+    sizes = np.sqrt(np.sum(squares, axis=0) / max(1, count * (count - 1)))
+    return tuple(1 / size if size > 0 else 1.0 for size in sizes.tolist())
 
 
 def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:

@@ -1,7 +1,8 @@
 """Fits each source of influence of a night to the corpus on the workers, and stores the result.
 
 Sums over all shards give the row weights. A sample of examples, with targets sampled from the model, gives the curvature. The
-workers add up both, pair by pair. The result is reused while corpus, model and method stay the same.
+workers add up both, pair by pair. Stored features of some examples give the scale. The result is reused while corpus, model and
+method stay the same.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
+import polars as pl
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace, namespace_of, to_numpy
-from provenance.core.rows import concatenate, move
+from provenance.core.arrays import namespace_of
+from provenance.core.rows import concatenate, some
 from provenance.core.store import Store
 from provenance.core.where import Where, on_device
-from provenance.corpus.shards import part_key
+from provenance.corpus.shards import part_key, read_part
 from provenance.features import statistics
-from provenance.features.featurise import Featuriser, features_of, featuriser
+from provenance.features.featurise import Featuriser, featuriser, read_features
 from provenance.features.plan import FeatureFile, Plan, comparisons_of, fitted_key
 from provenance.features.sampled import DATA, sampled_features
-from provenance.influence.curvature import gram
-from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
+from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, join, sampled_of, to_tensors
 from provenance.inputs.night import Night
 from provenance.models.model import examples_in
 
@@ -35,39 +36,66 @@ log = logging.getLogger("provenance.curvature")
 CHUNK = 64
 # Statistics files in one task.
 GROUP = 64
+# Examples of the sample that set the scale.
+SCALE_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Consecutive examples of the sample, for one source."""
+    """Consecutive examples of the sample, at one checkpoint."""
 
     part: str
     start: int
-    kind: str
     checkpoint: str
-    comparison: str
     draws: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a source of influence is fitted to.
+
+    Attributes:
+        rows: by feature file, its rows that set the scale.
+    """
+
+    store: Store
+    comparison: str
+    rows: list[tuple[FeatureFile, list[int]]]
+    sums: statistics.Statistics
+    sampled: Sampled | None
 
 
 def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
     """Fit one source on the workers, and write the result."""
     files, _ = plan.of(source)
-    kind, checkpoint = files[0].kind, files[0].checkpoint
-    comparison = comparisons_of(night)[kind]
+    comparison = comparisons_of(night)[files[0].kind]
     groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
     sums = where.workers.reduce(_gather, where.store, groups, _merge, what=f"statistics of {source}")
-    chunks = [
-        _Chunk(plan.sample.sha256, start, kind, checkpoint, comparison, night.method["draws"])
-        for start in range(0, plan.sample.rows, CHUNK)
-    ]
-    sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, _join, what=f"curvature of {source}")
-    fitted = on_device(where, _fit, (comparison, sums, sampled), what=f"fit of {source}")
+    sampled = None
+    if comparison == "curved":
+        chunks = [
+            _Chunk(plan.sample.sha256, start, files[0].checkpoint, night.method["draws"])
+            for start in range(0, plan.sample.rows, CHUNK)
+        ]
+        sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, join, what=f"curvature of {source}")
+    item = _Source(where.store, comparison, _rows_of_scale(where.store, plan, files), sums, sampled)
+    fitted = on_device(where, _fit, item, what=f"fit of {source}")
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
 
 
-def _fit(device: str, source: tuple[str, statistics.Statistics, Sampled]) -> Fitted:
-    return fit(*source, namespace_of(device))
+def _fit(device: str, source: _Source) -> Fitted:
+    examples = concatenate([some(read_features(source.store, file), np.asarray(rows)) for file, rows in source.rows])
+    return fit(source.comparison, source.sums, examples, source.sampled, namespace_of(device))
+
+
+def _rows_of_scale(store: Store, plan: Plan, files: Sequence[FeatureFile]) -> list[tuple[FeatureFile, list[int]]]:
+    """The rows that set the scale: those of a part of the sample, which does not depend on how shards are cut."""
+    sample = read_part(store, plan.sample.sha256, "part", "row")
+    places = np.linspace(0, sample.height - 1, min(SCALE_EXAMPLES, sample.height)).astype(np.int64)  # it is sorted by length
+    rows = sample[places].group_by("part").agg(pl.col("row").unique().sort())
+    chosen = dict(rows.iter_rows())
+    return [(file, chosen[file.part]) for file in files if file.part in chosen]
 
 
 def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:
@@ -86,33 +114,13 @@ def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
 
 
 def _sample(featuriser: Featuriser, chunk: _Chunk) -> Sampled:
-    """The features of a chunk's examples, and of targets sampled for them."""
-    frame = featuriser.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK)
-    if chunk.comparison != "curved":
-        return Sampled(move(features_of(featuriser, chunk.kind, chunk.checkpoint)(frame), np))
+    """Gradients of a chunk's examples for sampled targets."""
+    examples = examples_in(featuriser.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK))
     adapter, module = featuriser.open(chunk.checkpoint)
-    batches = list(
-        sampled_features(adapter, module, examples_in(frame), **featuriser.passes(chunk.checkpoint), draws=chunk.draws)
-    )
-    if any(batch.law == DATA for batch in batches):
+    passes = list(sampled_features(adapter, module, examples, **featuriser.passes(chunk.checkpoint), draws=chunk.draws))
+    if any(each.law == DATA for each in passes):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
-    xp = namespace(batches[0].terms)
-    terms = xp.concat([batch.terms for batch in batches], axis=0)
-    return Sampled(
-        move(concatenate([batch.data for batch in batches[:: chunk.draws]]), np),  # each draw of a batch repeats its data
-        move(concatenate([batch.sampled for batch in batches]), np),
-        to_numpy(gram(terms)),
-        len(terms),
-    )
-
-
-def _join(parts: Sequence[Sampled]) -> Sampled:
-    data = concatenate([part.data for part in parts])
-    if parts[0].total is None:
-        return Sampled(data)
-    landmarks = concatenate([part.landmarks for part in parts if part.landmarks is not None])
-    total = sum(part.total for part in parts if part.total is not None)
-    return Sampled(data, landmarks, np.asarray(total), sum(part.terms for part in parts))
+    return sampled_of(passes, len(examples))
 
 
 def _log_damping(source: str, fitted: Fitted) -> None:

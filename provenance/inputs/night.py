@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Increase a number when the meaning of a stage's result changes. Versions are inputs of a night: a day that is run again
 # becomes another night, and earlier nights keep their folders and features.
-VERSIONS = {"features": 5, "curvature": 10, "scores": 8, "likelihoods": 2, "estimate": 5, "shares": 5}
+VERSIONS = {"features": 5, "curvature": 11, "scores": 8, "likelihoods": 2, "estimate": 5, "shares": 5}
 
 REMOVED = "removed.json"
 OPTIONAL = ("choices", "counterfactuals")

@@ -231,12 +231,12 @@ def _curvature(device: str, sizes: Sizes) -> dict[str, Any]:
     draws = np.random.default_rng(2)
     terms = draws.standard_normal((sizes.numbers // 2, sizes.numbers), dtype=np.float32)
     marks, data, outputs = (_made_up_rows(count, sizes.numbers, seed) for seed, count in enumerate((sizes.landmarks, 64, 32)))
-    sampled = Sampled(data, marks, gram(terms), len(terms))
+    sampled = Sampled(marks, gram(terms), len(terms), data.examples)
     scores, figures = dict[str, np.ndarray](), dict[str, Any]()
     for where in ("cpu", device, device):  # the first call on a GPU makes plans
         xp, clock = namespace_of(where), partial(_now, where)
         start = clock()
-        fitted = fit("curved", gather(data), sampled, xp)
+        fitted = fit("curved", gather(data), data, sampled, xp)
         middle = clock()
         queries = prepare(fitted, outputs, xp)
         figures[where] = {"fit": middle - start, "queries": clock() - middle}
@@ -276,8 +276,8 @@ def _copies(case: Case, device: str, sizes: Sizes) -> dict[str, Any]:
     """Scoring files that are read and copied one after another or ahead; and features that are written at once or behind."""
     opened, xp = open_case(case, device, "float32", sizes), namespace_of(device)
     rows = _made_up_rows(sizes.rows, 1536, 5)
-    sampled = Sampled(rows, rows, gram(rows.dense), sizes.rows)
-    queries = prepare(fit("curved", gather(rows), sampled, xp), _made_up_rows(64, 1536, 6), xp)
+    sampled = Sampled(rows, gram(rows.dense), sizes.rows, sizes.rows)
+    queries = prepare(fit("curved", gather(rows), rows, sampled, xp), _made_up_rows(64, 1536, 6), xp)
     with tempfile.TemporaryDirectory(prefix="provenance-gpu-") as folder:
         store, names = Store(f"file://{folder}", {}), [f"features/{number}.safetensors" for number in range(sizes.files)]
         for name in names:

@@ -10,14 +10,13 @@ import pytest
 from samples import corpus_frames, outputs_frame
 
 from provenance.core.arrays import to_numpy
-from provenance.core.rows import concatenate, decode, encode, move
+from provenance.core.rows import decode, encode, move
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 from provenance.features.statistics import gather
 from provenance.features.words import word_features
-from provenance.influence.curvature import gram
-from provenance.influence.methods import Sampled, fit, prepare, score
+from provenance.influence.methods import fit, prepare, sampled_of, score
 from provenance.models.model import examples_in, read_model
 
 WHERE = {"projection": Projection(dense=64, token_rank=4), "batch_size": 8}
@@ -33,11 +32,9 @@ def run(folder, xp):
     rows = gradient_features(adapter, module, examples, **where)
     stored = decode(encode(rows, dense_bits=8, sparse_bits=4), xp)
     batches = list(sampled_features(adapter, module, examples[:8], draws=2, **where))
-    data, drawn = [batch.data for batch in batches[::2]], [batch.sampled for batch in batches]
-    products, terms = sum(gram(batch.terms) for batch in batches), sum(batch.terms.shape[0] for batch in batches)
-    sampled = Sampled(move(concatenate(data), np), move(concatenate(drawn), np), to_numpy(products), terms)
+    sampled = sampled_of(batches, 8)
     outputs = move(gradient_features(adapter, module, examples_in(outputs_frame()), **where), np)
-    queries = prepare(fit("curved", gather(stored), sampled), outputs, xp)
+    queries = prepare(fit("curved", gather(stored), move(stored, np), sampled), outputs, xp)
     return np.stack([to_numpy(component) for component in score(queries, stored)])
 
 
@@ -52,7 +49,7 @@ def test_a_run_is_the_same_in_every_library(tiny_model, xp):
 def test_words_are_compared_alike_under_the_strict_standard():
     works, outputs = (frame["content"].to_list() for frame in (corpus_frames()["examples"], outputs_frame()))
     documents, outputs = (word_features(contents, ["code"] * len(contents)) for contents in (works, outputs))
-    fitted = fit("tfidf", gather(documents), Sampled(documents))
+    fitted = fit("tfidf", gather(documents), documents)
     ((plain,), (strict,)) = (score(prepare(fitted, outputs, xp), move(documents, xp)) for xp in (np, array_api_strict))
     plain, strict = to_numpy(plain), to_numpy(strict)
     assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6)

@@ -15,7 +15,7 @@ from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 from provenance.features.statistics import gather
-from provenance.influence.methods import Sampled, fit, prepare, score
+from provenance.influence.methods import fit, prepare, sampled_of, score
 from provenance.models.model import examples_in, read_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no CUDA device and CuPy")]
@@ -77,11 +77,9 @@ def test_scores(tiny_model, monkeypatch, cells):
     monkeypatch.setattr("provenance.core.kernels.GPU_CELLS", cells)
     cupy = namespace_of("cuda")
     rows, sampled = features_on("cpu", tiny_model)
-    first = sampled[0]
-    sample = Sampled(first.data, first.sampled, np.asarray(first.terms.T @ first.terms, dtype=np.float64), len(first.terms))
-    fitted = fit("curved", gather(rows), sample)
-    cpu = score(prepare(fitted, first.data, np), rows)
-    cuda = score(prepare(fitted, first.data, cupy), move(rows, cupy))
+    fitted = fit("curved", gather(rows), rows, sampled_of(sampled, rows.examples))
+    cpu = score(prepare(fitted, rows, np), rows)
+    cuda = score(prepare(fitted, rows, cupy), move(rows, cupy))
     assert len(cpu) == len(cuda) == 3
     for expected, component in zip(cpu, cuda, strict=True):
         assert np.allclose(expected, to_numpy(component), rtol=1e-3, atol=1e-3)

@@ -22,6 +22,10 @@ def sampled(adapter, module, draws=1, **changes):
     return sampled_features(adapter, module, list(map(Example, CONTENTS)), draws=draws, **{**OPTIONS, **changes})
 
 
+def data_features(adapter, module):
+    return gradient_features(adapter, module, list(map(Example, CONTENTS)), **OPTIONS).dense
+
+
 class Classes:
     """Three positions with five classes each, and a loss to choose."""
 
@@ -106,7 +110,7 @@ def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
     module = nn.Linear(4, 5, bias=False)
     total, draws, laws = 0, 1500, set()
     for batch in sampled(adapter, module, draws, batch_size=2):
-        rows = batch.sampled.dense
+        rows = batch.rows.dense
         total = total + rows.T @ rows / draws
         laws.add(batch.law)
     assert laws == {law if law != "weights" else ELEMENTWISE}
@@ -117,9 +121,9 @@ def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
 @pytest.mark.parametrize("loss", [absolute, in_parts])
 def test_a_loss_of_an_unknown_law_uses_the_data(loss):
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    for batch in sampled(Classes(loss), module, 2):
+    for batch in list(sampled(Classes(loss), module, 2)):
         assert batch.law == DATA
-        assert np.allclose(batch.sampled.dense, batch.data.dense)
+        assert np.allclose(batch.rows.dense, data_features(Classes(loss), module))
 
 
 class Turn(nn.Module):
@@ -153,15 +157,12 @@ def of_second_output(module, x, y):
 def test_classes_may_be_the_middle_axis_and_only_the_output_that_the_loss_uses_is_sampled(loss, module):
     (batch,) = sampled(Classes(loss), module)
     assert batch.law == CROSS_ENTROPY
-    assert not np.allclose(batch.data.dense, batch.sampled.dense)
+    assert not np.allclose(data_features(Classes(loss), module), batch.rows.dense)
 
 
-def test_the_data_rows_are_the_gradient_features_and_the_same_batch_draws_the_same_targets():
+def test_the_same_batch_draws_the_same_targets():
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    expected = gradient_features(Classes(flat), module, list(map(Example, CONTENTS)), **OPTIONS).dense
-    (batch,) = sampled(Classes(flat), module)
-    assert np.allclose(batch.data.dense, expected, rtol=1e-4, atol=1e-6)
-    first, again, other = (next(sampled(Classes(flat), module, checkpoint=name)).sampled.dense for name in "ccd")
+    first, again, other = (next(sampled(Classes(flat), module, checkpoint=name)).rows.dense for name in "ccd")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -184,11 +185,10 @@ def by_free_head(module, x, y):
 @pytest.mark.parametrize("loss", [by_tied_head, by_free_head])
 def test_a_weight_that_the_loss_uses_again_keeps_its_whole_gradient(loss):
     module = nn.Linear(4, 5, bias=False)
-    expected = gradient_features(Classes(loss), module, list(map(Example, CONTENTS)), **OPTIONS).dense
     batches = list(sampled(Classes(loss), module))
     assert {batch.law for batch in batches} == {DATA}
-    for rows in ([batch.data.dense for batch in batches], [batch.sampled.dense for batch in batches]):
-        assert np.allclose(np.concatenate(rows), expected, rtol=1e-4, atol=1e-6)
+    rows = np.concatenate([batch.rows.dense for batch in batches])
+    assert np.allclose(rows, data_features(Classes(loss), module), rtol=1e-4, atol=1e-6)
 
 
 def with_absolute(module, x, y):
@@ -226,7 +226,7 @@ def test_a_model_without_inner_layers_has_empty_terms():
     module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
     (batch,) = sampled(Words(), module)
     assert batch.terms.shape == (4, 0)
-    assert batch.sampled.sparse.blocks == (4, 4)
+    assert batch.rows.sparse.blocks == (4, 4)
 
 
 class Uneven(nn.Module):
@@ -245,7 +245,7 @@ def test_with_different_numbers_of_rows_in_layers_examples_are_the_terms():
         return functional.cross_entropy(module(x), y[:, 0], reduction="none")
 
     (batch,) = sampled(Classes(loss), Uneven())
-    assert np.array_equal(batch.terms, batch.sampled.dense)
+    assert np.array_equal(batch.terms, batch.rows.dense)
 
 
 def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
@@ -254,7 +254,7 @@ def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
 
     module = nn.Linear(4, 5)
     batches = list(sampled(Classes(loss), module))
-    assert [batch.data.examples for batch in batches] == [1] * len(CONTENTS)
+    assert [batch.rows.examples for batch in batches] == [1] * len(CONTENTS)
 
 
 class Ragged(Classes):
@@ -289,7 +289,7 @@ def test_sampled_targets_depend_on_the_example_alone(loss, side):
     def by_example(order, batch_size):
         chosen = [examples[at] for at in order]
         batches = list(sampled_features(adapter, module, chosen, draws=2, **{**OPTIONS, "batch_size": batch_size}))
-        rows = [np.concatenate([batch.sampled.dense for batch in batches[draw::2]]) for draw in (0, 1)]
+        rows = [np.concatenate([batch.rows.dense for batch in batches[draw::2]]) for draw in (0, 1)]
         by_length = sorted(range(len(order)), key=lambda at: chosen[at].size)
         return {(order[at], draw): rows[draw][place] for place, at in enumerate(by_length) for draw in (0, 1)}
 
@@ -320,7 +320,7 @@ def test_classes_are_sampled_from_logits_in_bfloat16():
 @pytest.mark.parametrize("loss", [flat, turned, weighted])
 def test_the_softmax_may_be_computed_in_blocks(loss, monkeypatch):
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    whole = [batch.sampled.dense for batch in sampled(Classes(loss), module, draws=2)]
+    whole = [batch.rows.dense for batch in sampled(Classes(loss), module, draws=2)]
     monkeypatch.setattr("provenance.features.sampled.BLOCK_NUMBERS", 15)
-    blocks = [batch.sampled.dense for batch in sampled(Classes(loss), module, draws=2)]
+    blocks = [batch.rows.dense for batch in sampled(Classes(loss), module, draws=2)]
     assert np.allclose(whole, blocks, rtol=1e-6)
