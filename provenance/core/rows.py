@@ -88,6 +88,11 @@ def some(rows: Rows, places: np.ndarray) -> Rows:
     return Rows(rows.dense[places], rows.blocks, sparse)
 
 
+def sparse_only(rows: Rows) -> Rows:
+    """The rows without their dense part."""
+    return Rows(rows.dense[:, :0], (), rows.sparse)
+
+
 def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Array, values: Array) -> Sparse:
     """Sort a sparse part by token, then by example."""
     if example.shape[0] == 0:

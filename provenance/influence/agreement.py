@@ -80,5 +80,5 @@ def influences(
     """
     rows, of_outputs = (move(gradient_features(adapter, module, some, **passes), np) for some in (examples, outputs))
     sampled = sampled_of(list(sampled_features(adapter, module, examples, draws=draws, **passes)), len(examples))
-    queries = prepare(fit("curved", gather(rows), rows, sampled), of_outputs, np)
+    queries = prepare(fit(gather(rows), rows, sampled), of_outputs, np)
     return [to_numpy(component) for component in score(queries, rows)]

@@ -24,7 +24,7 @@ import numpy as np
 from provenance.core.arrays import Array, device_of, look_up, namespace, to_numpy
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, Sparse, concatenate, move, spread
+from provenance.core.rows import Rows, Sparse, concatenate, move, sparse_only, spread
 from provenance.core.solving import factor, solve
 from provenance.features.statistics import Statistics, row_weights
 from provenance.influence.index import Table, multiply, table_of, tabulate, tokens_of
@@ -156,7 +156,7 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
     damping = shrinkage(trace, of_square, width, count)
     level = max(damping * count, trace * 1e-6)
     lower = to_numpy(xp.astype(factor(products, level), xp.float32))
-    return Landmarks(move(Rows(rows.dense[:, :0], (), part), np), lower, level / trace)
+    return Landmarks(move(sparse_only(rows), np), lower, level / trace)
 
 
 def _moments(matrix: Array) -> tuple[float, float]:
@@ -181,7 +181,7 @@ def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None)
         products = multiply(rows.sparse, plain, rows.examples)
         combination = -solve(xp.asarray(landmarks.factor), xp.astype(products, xp.float64))
         coefficients = xp.concat([coefficients, xp.astype(combination, xp.float32)])
-        part = concatenate([Rows(queries.dense[:, :0], (), part), rows]).sparse
+        part = concatenate([sparse_only(queries), rows]).sparse
     return tabulate(_weighted(part, weights), coefficients, tokens_of(part))
 
 

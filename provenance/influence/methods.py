@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from provenance.core.arrays import Array, namespace, to_numpy
-from provenance.core.rows import Rows, by_block, concatenate, decode, encode, move, some, spread
+from provenance.core.rows import Rows, by_block, concatenate, decode, encode, move, some, sparse_only, spread
 from provenance.features.statistics import Statistics
 from provenance.influence.curvature import (
     BLOCK,
@@ -53,13 +53,13 @@ class Sampled:
     """Gradients of a sample of examples, for targets that the model samples.
 
     Attributes:
-        rows: feature rows; their sparse part has the landmarks.
+        landmarks: the sparse part of feature rows.
         total: `sum g g'` over loss terms, `(p, p)`.
         terms: number of terms.
         examples: number of examples.
     """
 
-    rows: Rows
+    landmarks: Rows
     total: np.ndarray
     terms: int
     examples: int
@@ -102,39 +102,38 @@ def join(parts: Sequence[Sampled]) -> Sampled:
     """What was sampled for several groups of examples, as one."""
     total = sum(part.total for part in parts)
     counts = (sum(part.terms for part in parts), sum(part.examples for part in parts))
-    return Sampled(concatenate([part.rows for part in parts]), np.asarray(total), *counts)
+    return Sampled(concatenate([part.landmarks for part in parts]), np.asarray(total), *counts)
 
 
 def sampled_of(passes: Sequence[Terms], examples: int) -> Sampled:
     """What was sampled for a number of examples, from their passes."""
     terms = namespace(passes[0].terms).concat([each.terms for each in passes], axis=0)
-    rows = move(concatenate([each.rows for each in passes]), np)
-    return Sampled(rows, to_numpy(gram(terms)), terms.shape[0], examples)
+    landmarks = move(concatenate([sparse_only(each.rows) for each in passes]), np)
+    return Sampled(landmarks, to_numpy(gram(terms)), terms.shape[0], examples)
 
 
-def fit(comparison: str, statistics: Statistics, examples: Rows, sampled: Sampled | None = None, xp: Any = np) -> Fitted:
-    """Fit a comparison to the corpus.
+def fit(statistics: Statistics, examples: Rows, sampled: Sampled | None = None, xp: Any = np) -> Fitted:
+    """Fit a comparison to the corpus: `curved` with a sample, else `tfidf`.
 
     Args:
-        comparison: `curved` or `tfidf`.
         statistics: sums over the corpus.
         examples: features of some examples of the corpus, as NumPy arrays; influences between them set the scale.
-        sampled: what the curvature is estimated from; None for `tfidf`, which has none.
+        sampled: what the curvature is estimated from.
         xp: the array module to compute in: NumPy's, or CuPy's on a GPU.
     """
-    fitted = _fit_unscaled(comparison, statistics, sampled, xp)
+    fitted = _fit_unscaled(statistics, sampled, xp)
     return replace(fitted, factors=_factors(fitted, examples, xp))
 
 
-def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled | None, xp: Any) -> Fitted:
+def _fit_unscaled(statistics: Statistics, sampled: Sampled | None, xp: Any) -> Fitted:
     tokens, count = statistics.tokens, statistics.examples
     if sampled is not None:
-        weights, total = metric(statistics, sampled.rows.sparse.vocabulary), sampled.total
+        weights, total = metric(statistics, sampled.landmarks.sparse.vocabulary), sampled.total
         dense = fit_dense(xp.asarray(total), sampled.terms, sampled.examples) if len(total) else None
-        return Fitted(comparison, weights, dense, fit_landmarks(move(sampled.rows, xp), weights))
+        return Fitted("curved", weights, dense, fit_landmarks(move(sampled.landmarks, xp), weights))
     # Squared, because both sides are weighted by the inverse document frequency.
     weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
-    return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)))
+    return Fitted("tfidf", Weights(tokens.token, weight.reshape(-1, 1)))
 
 
 def _factors(fitted: Fitted, examples: Rows, xp: Any) -> tuple[float, ...]:

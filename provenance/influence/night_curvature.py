@@ -59,7 +59,6 @@ class _Source:
     """
 
     store: Store
-    comparison: str
     rows: list[tuple[FeatureFile, list[int]]]
     sums: statistics.Statistics
     sampled: Sampled | None
@@ -68,17 +67,16 @@ class _Source:
 def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
     """Fit one source on the workers, and write the result."""
     files, _ = plan.of(source)
-    comparison = comparisons_of(night)[files[0].kind]
     groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
     sums = where.workers.reduce(_gather, where.store, groups, _merge, what=f"statistics of {source}")
     sampled = None
-    if comparison == "curved":
+    if comparisons_of(night)[files[0].kind] == "curved":
         chunks = [
             _Chunk(plan.sample.sha256, start, files[0].checkpoint, night.method["draws"])
             for start in range(0, plan.sample.rows, CHUNK)
         ]
         sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, join, what=f"curvature of {source}")
-    item = _Source(where.store, comparison, _rows_of_scale(where.store, plan, files), sums, sampled)
+    item = _Source(where.store, _rows_of_scale(where.store, plan, files), sums, sampled)
     fitted = on_device(where, _fit, item, what=f"fit of {source}")
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
@@ -86,7 +84,7 @@ def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
 
 def _fit(device: str, source: _Source) -> Fitted:
     examples = concatenate([some(read_features(source.store, file), np.asarray(rows)) for file, rows in source.rows])
-    return fit(source.comparison, source.sums, examples, source.sampled, namespace_of(device))
+    return fit(source.sums, examples, source.sampled, namespace_of(device))
 
 
 def _rows_of_scale(store: Store, plan: Plan, files: Sequence[FeatureFile]) -> list[tuple[FeatureFile, list[int]]]:

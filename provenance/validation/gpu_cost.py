@@ -236,7 +236,7 @@ def _curvature(device: str, sizes: Sizes) -> dict[str, Any]:
     for where in ("cpu", device, device):  # the first call on a GPU makes plans
         xp, clock = namespace_of(where), partial(_now, where)
         start = clock()
-        fitted = fit("curved", gather(data), data, sampled, xp)
+        fitted = fit(gather(data), data, sampled, xp)
         middle = clock()
         queries = prepare(fitted, outputs, xp)
         figures[where] = {"fit": middle - start, "queries": clock() - middle}
@@ -277,7 +277,7 @@ def _copies(case: Case, device: str, sizes: Sizes) -> dict[str, Any]:
     opened, xp = open_case(case, device, "float32", sizes), namespace_of(device)
     rows = _made_up_rows(sizes.rows, 1536, 5)
     sampled = Sampled(rows, gram(rows.dense), sizes.rows, sizes.rows)
-    queries = prepare(fit("curved", gather(rows), rows, sampled, xp), _made_up_rows(64, 1536, 6), xp)
+    queries = prepare(fit(gather(rows), rows, sampled, xp), _made_up_rows(64, 1536, 6), xp)
     with tempfile.TemporaryDirectory(prefix="provenance-gpu-") as folder:
         store, names = Store(f"file://{folder}", {}), [f"features/{number}.safetensors" for number in range(sizes.files)]
         for name in names:

@@ -179,8 +179,8 @@ def verify(
     named = Path(what)
     path = named / (REPORT if (named / REPORT).is_file() else MANIFEST) if named.is_dir() else named
     appeal = re.fullmatch(f"({APPEALS}/[0-9a-f]+)(/{REPORT})?", what)
-    is_date = re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", what)  # also where a folder has this name
-    if (named.is_dir() or "/" in what) and not (path.is_file() or appeal or is_date):
+    dated = re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", what)  # also where a folder has this name
+    if (named.is_dir() or "/" in what) and not (path.is_file() or appeal or dated):
         found = f"a folder with neither {MANIFEST} nor {REPORT}" if named.is_dir() else "no such file"
         raise InputError(what, expected=f"a {MANIFEST}, its folder, or a day as YYYY-MM-DD", found=found)
     if public_key and not path.is_file():
@@ -208,7 +208,7 @@ def verify(
         folder = appeal[1]
         with opened() as where:
             checks = check_report(where, folder)
-    elif re.fullmatch(r"\d{4}-\d{2}", what):
+    elif dated and not dated[1]:
         from provenance.settlement.months.stage import check_period
 
         with opened() as where:

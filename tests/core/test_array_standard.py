@@ -34,7 +34,7 @@ def run(folder, xp):
     batches = list(sampled_features(adapter, module, examples[:8], draws=2, **where))
     sampled = sampled_of(batches, 8)
     outputs = move(gradient_features(adapter, module, examples_in(outputs_frame()), **where), np)
-    queries = prepare(fit("curved", gather(stored), move(stored, np), sampled), outputs, xp)
+    queries = prepare(fit(gather(stored), move(stored, np), sampled), outputs, xp)
     return np.stack([to_numpy(component) for component in score(queries, stored)])
 
 
@@ -49,7 +49,7 @@ def test_a_run_is_the_same_in_every_library(tiny_model, xp):
 def test_words_are_compared_alike_under_the_strict_standard():
     works, outputs = (frame["content"].to_list() for frame in (corpus_frames()["examples"], outputs_frame()))
     documents, outputs = (word_features(contents, ["code"] * len(contents)) for contents in (works, outputs))
-    fitted = fit("tfidf", gather(documents), documents)
+    fitted = fit(gather(documents), documents)
     ((plain,), (strict,)) = (score(prepare(fitted, outputs, xp), move(documents, xp)) for xp in (np, array_api_strict))
     plain, strict = to_numpy(plain), to_numpy(strict)
     assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6)

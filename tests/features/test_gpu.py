@@ -77,7 +77,7 @@ def test_scores(tiny_model, monkeypatch, cells):
     monkeypatch.setattr("provenance.core.kernels.GPU_CELLS", cells)
     cupy = namespace_of("cuda")
     rows, sampled = features_on("cpu", tiny_model)
-    fitted = fit("curved", gather(rows), rows, sampled_of(sampled, rows.examples))
+    fitted = fit(gather(rows), rows, sampled_of(sampled, rows.examples))
     cpu = score(prepare(fitted, rows, np), rows)
     cuda = score(prepare(fitted, rows, cupy), move(rows, cupy))
     assert len(cpu) == len(cuda) == 3

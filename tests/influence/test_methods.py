@@ -47,9 +47,9 @@ def counts(texts):
     return np.array([[text.split().count(name) for name in names] for text in texts], dtype=float)
 
 
-def lexical(comparison):
+def lexical():
     documents, queries = (word_features(texts, ["text"] * len(texts)) for texts in (DOCUMENTS, QUERIES))
-    (influence,) = score(prepare(fit(comparison, gather(documents), documents), queries, np), documents)
+    (influence,) = score(prepare(fit(gather(documents), documents), queries, np), documents)
     return influence
 
 
@@ -59,12 +59,12 @@ def test_tfidf_is_the_cosine_of_weighted_counts():
     weigh = lambda texts: np.where(counts(texts) > 0, 1 + np.log(np.maximum(counts(texts), 1)), 0) * idf  # noqa: E731
     documents = weigh(DOCUMENTS)
     expected = weigh(QUERIES) * (frequency > 0) @ (documents / np.linalg.norm(documents, axis=1, keepdims=True)).T
-    influence = lexical("tfidf")
+    influence = lexical()
     assert np.allclose(influence / influence[0, 0], expected / expected[0, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_influences_between_the_examples_that_set_the_scale_have_a_root_mean_square_of_one():
-    influences = components(fit("curved", gather(CORPUS), SAMPLE, SAMPLED), SAMPLE, SAMPLE).astype(float)
+    influences = components(fit(gather(CORPUS), SAMPLE, SAMPLED), SAMPLE, SAMPLE).astype(float)
     assert influences.shape == (3, SAMPLE.examples, SAMPLE.examples)
     others = influences[:, ~np.eye(SAMPLE.examples, dtype=bool)]
     assert np.sqrt((others**2).mean(axis=1)) == pytest.approx(1, rel=1e-4)
@@ -76,7 +76,7 @@ def test_the_order_of_the_examples_does_not_change_the_scale():
     sizes = []
     for order in (texts, [texts[at] for at in r.permutation(300)]):
         documents = word_features(order, ["text"] * 300)
-        sizes.append(fit("tfidf", gather(documents), documents).factors[0])
+        sizes.append(fit(gather(documents), documents).factors[0])
     assert sizes[0] == pytest.approx(sizes[1])
 
 
@@ -84,20 +84,20 @@ def test_the_order_of_the_examples_does_not_change_the_scale():
 def test_a_sample_may_be_very_small(count):
     few = np.arange(count)
     sampled = Sampled(some(TARGETS, few), gram(TARGETS.dense), 15, count)
-    influences = components(fit("curved", gather(CORPUS), some(SAMPLE, few), sampled), OUTPUTS)
+    influences = components(fit(gather(CORPUS), some(SAMPLE, few), sampled), OUTPUTS)
     assert np.isfinite(influences).all()
     assert influences.any()
 
 
 def test_landmarks_without_tokens_of_the_corpus_are_ignored():
     strangers = replace(TARGETS, sparse=replace(TARGETS.sparse, token=TARGETS.sparse.token + 9))
-    fitted = fit("curved", gather(CORPUS), SAMPLE, Sampled(strangers, gram(TARGETS.dense), 15, 15))
+    fitted = fit(gather(CORPUS), SAMPLE, Sampled(strangers, gram(TARGETS.dense), 15, 15))
     assert fitted.landmarks is None
     assert np.isfinite(components(fitted, OUTPUTS)).all()
 
 
 def test_neither_other_outputs_nor_shards_change_an_influence():
-    fitted = fit("curved", gather(CORPUS), SAMPLE, SAMPLED)
+    fitted = fit(gather(CORPUS), SAMPLE, SAMPLED)
     single = components(fitted, some(OUTPUTS, np.array([2])))
     assert np.allclose(components(fitted, OUTPUTS)[:, 2:3], single, rtol=1e-4, atol=1e-6)
     queries = prepare(fitted, OUTPUTS, np)
@@ -112,7 +112,7 @@ def test_neither_other_outputs_nor_shards_change_an_influence():
 def test_a_fit_and_its_queries_are_the_same_on_any_device(device, monkeypatch):
     monkeypatch.setattr("provenance.influence.curvature.BLOCK", 4)  # several, and the last is not full
     xp = array_api_strict if device == "strict" else namespace_of(device)
-    plain, other = (fit("curved", gather(CORPUS), SAMPLE, SAMPLED, library) for library in (np, xp))
+    plain, other = (fit(gather(CORPUS), SAMPLE, SAMPLED, library) for library in (np, xp))
     assert other.factors == pytest.approx(plain.factors, rel=1e-3)
     for one, two in ((plain.dense, other.dense), (plain.landmarks, other.landmarks)):
         assert isinstance(two.factor, np.ndarray)
@@ -125,12 +125,12 @@ def test_a_fit_and_its_queries_are_the_same_on_any_device(device, monkeypatch):
 
 def test_a_component_is_the_score_of_its_part_of_the_rows():
     """The components are the layers over the vocabulary, and the inner layers."""
-    influences = components(fit("curved", gather(CORPUS), SAMPLE, SAMPLED), OUTPUTS)
+    influences = components(fit(gather(CORPUS), SAMPLE, SAMPLED), OUTPUTS)
     without_inner = lambda rows: Rows(rows.dense[:, :0], (), rows.sparse)  # noqa: E731
-    sparse_fit = fit("curved", gather(CORPUS), without_inner(SAMPLE), Sampled(TARGETS, np.zeros((0, 0)), 15, 15))
+    sparse_fit = fit(gather(CORPUS), without_inner(SAMPLE), Sampled(TARGETS, np.zeros((0, 0)), 15, 15))
     sparse_scores = components(sparse_fit, OUTPUTS, without_inner(CORPUS))
     dense_only = Sampled(dense_part(TARGETS), gram(TARGETS.dense), 15, 15)
-    dense_fit = fit("curved", gather(dense_part(CORPUS)), dense_part(SAMPLE), dense_only)
+    dense_fit = fit(gather(dense_part(CORPUS)), dense_part(SAMPLE), dense_only)
     dense_scores = components(dense_fit, dense_part(OUTPUTS), dense_part(CORPUS))
     assert len(sparse_scores) == 2
     assert len(dense_scores) == 1
@@ -154,7 +154,7 @@ def test_a_fitted_comparison_and_queries_are_the_same_after_the_store(comparison
     if comparison == "tfidf":
         corpus, outputs = (word_features(texts, ["text"] * len(texts)) for texts in (DOCUMENTS, QUERIES))
         examples, sampled = corpus, None
-    fitted = fit(comparison, gather(corpus), examples, sampled)
+    fitted = fit(gather(corpus), examples, sampled)
     queries = prepare(fitted, outputs, np)
     stored_fit = methods.from_tensors(comparison, load(save(methods.to_tensors(fitted))))
     stored_queries = methods.queries_from_tensors(comparison, load(save(methods.queries_to_tensors(queries))), np)
