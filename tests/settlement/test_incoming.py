@@ -98,12 +98,18 @@ class Month:
 
 @pytest.fixture(scope="module")
 def paid_once():
-    """By whether more payees are in it: a month that tests copy, as its settings, ledger and store."""
+    """By whether more payees are in it: a month that tests copy, as its settings, ledger and folder of its store."""
     return {}
 
 
+@pytest.fixture(scope="module")
+def paid_folder(tmp_path_factory):
+    """Keeps the stores of `paid_once`: a test's own folder goes when it has passed."""
+    return tmp_path_factory.mktemp("paid")
+
+
 @pytest.fixture
-def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once):
+def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once, paid_folder):
     """Makes a month in a ledger of its own, paid to five owners by three methods."""
 
     def pay(*, more):
@@ -113,7 +119,6 @@ def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once):
         environment = {f"PROVENANCE_PAYER__{name}": value for name, value in PAYER.items()}
         environment["PROVENANCE_PAYEES__KEY"] = Fernet.generate_key().decode()
         environment["PROVENANCE_SETTLEMENT__MINIMUM"] = "{}"
-        environment["PROVENANCE_SETTLEMENT__KEY"] = os.environ["PROVENANCE_SETTLEMENT__KEY"]
         enter(monkeypatch, environment)
         owed = OWED | (OWED_MORE if more else {})
         amounts = {Account("payable", owner, CURRENCIES.get(owner, "EUR")): -units for owner, units in owed.items()}
@@ -124,13 +129,16 @@ def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once):
             import_payees(where, path, by="me")
             stage.close(where, PERIOD)
             stage.pay(where, PERIOD, *TWO)
-        return environment, sa.make_url(os.environ["PROVENANCE_DATABASE__URL"]).database, store
+        key = shutil.copy(os.environ["PROVENANCE_SETTLEMENT__KEY"], paid_folder / f"{more}.pem")
+        kept = shutil.copytree(store.path(""), paid_folder / str(more))
+        environment["PROVENANCE_SETTLEMENT__KEY"] = str(key)
+        return environment, sa.make_url(os.environ["PROVENANCE_DATABASE__URL"]).database, kept
 
     def make(name="store", *, more=False):
         if more not in paid_once:
             paid_once[more] = pay(more=more)
-        environment, database, store = paid_once[more]
-        shutil.copytree(store.path(""), new_books(name, template=database).path(""))
+        environment, database, kept = paid_once[more]
+        shutil.copytree(kept, new_books(name, template=database).path(""))
         enter(monkeypatch, environment)
         return Month(doors())
 
