@@ -22,8 +22,9 @@ settings.register_profile("provenance", deadline=None)
 settings.load_profile("provenance")
 
 
-def pytest_collection_finish():
-    """Take all modules out of what the garbage collector looks through: stages collect when they close a model."""
+@pytest.fixture(scope="module", autouse=True)
+def _set_aside():
+    """Take all that is loaded out of what the garbage collector looks through: stages collect when they close a model."""
     gc.collect()
     gc.freeze()
 

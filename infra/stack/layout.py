@@ -222,7 +222,7 @@ def parts(stack: Stack, postgres_user: str) -> list[Part]:
         str(BIN / "weed"), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={stack.path / 's3'}",
         f"-master.port={ports.seaweed}", f"-volume.port={ports.seaweed + 1}", f"-filer.port={ports.seaweed + 2}", "-filer",
         "-s3", f"-s3.port={ports.s3}", f"-s3.config={stack.path / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-master.volumeSizeLimitMB=256", "-volume.max=0", "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0", "-master.telemetry=false",
     ]  # fmt: skip
     worker = [
         python, "-m", "dask", "worker", dask, "--nthreads", "1", "--memory-limit", stack.worker_memory, "--host", HOST,

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from infra.stack.layout import Stack
 
-# Seconds for a process to stop by itself; PostgreSQL and the S3 server write their data first.
-PATIENCE = 20
+# Seconds for a process to stop by itself. PostgreSQL and the S3 server write their data first; the latter needs 15 seconds.
+PATIENCE = 40
 POSTGRES_USER = "pgserver"
 SUPERVISORD = """\
 [supervisord]

@@ -103,8 +103,16 @@ def dtype_of(precision: str) -> torch.dtype | None:
 
 def close_models() -> None:
     """Close the open modules of this process; a stage runs it on each worker at its end."""
-    _OPEN.clear()
-    gc.collect()  # modules may refer to themselves, and bases stay in memory as long as a module does
+    if _OPEN:  # workers that are threads of one process share them
+        _OPEN.clear()
+        gc.collect()  # modules may refer to themselves, and bases stay in memory as long as a module does
+        _set_libraries_aside()
+
+
+@functools.cache
+def _set_libraries_aside() -> None:
+    """Take all that is loaded by now out of what collections look through, which takes most of a second each time."""
+    gc.freeze()
 
 
 def freeze_model(store: Store, model: Model) -> str:

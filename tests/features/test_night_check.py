@@ -1,6 +1,7 @@
 """A night checks its model on a worker before it computes features, once, and a setting says what happens then."""
 
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,7 @@ def night_of(tmp_path, tiny_model, doors, monkeypatch):
     """A function that freezes a night of the tiny model with an adapter of the test's own."""
     (tmp_path / "odd_layers.py").write_text(ADAPTERS)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_layers", raising=False)  # another test's, whose file is gone
     settings = local_settings(method="factored", device="cpu", workers=1)
     request = request_on(tmp_path, shutil.copytree(tiny_model, tmp_path / "model"))
 

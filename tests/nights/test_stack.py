@@ -70,6 +70,8 @@ def stack(tmp_path_factory, receiver):
             ended = command("infra.stack", "down")
             assert ended.returncode == 0, ended.stderr
             assert not of(made), "no orphan is left"
+            stopped = [line for line in (made.logs / "supervisord.log").read_text().splitlines() if "stopped: s3 " in line]
+            assert stopped[-1].endswith("(exit status 0)"), "the store ends by itself, with all data written"
 
 
 def command(module, *words):
