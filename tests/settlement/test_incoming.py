@@ -102,14 +102,8 @@ def paid_once():
     return {}
 
 
-@pytest.fixture(scope="module")
-def paid_folder(tmp_path_factory):
-    """Keeps the stores of `paid_once`: a test's own folder goes when it has passed."""
-    return tmp_path_factory.mktemp("paid")
-
-
 @pytest.fixture
-def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once, paid_folder):
+def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once, tmp_path_factory):
     """Makes a month in a ledger of its own, paid to five owners by three methods."""
 
     def pay(*, more):
@@ -129,9 +123,9 @@ def paid_month(new_books, doors, tmp_path, monkeypatch, paid_once, paid_folder):
             import_payees(where, path, by="me")
             stage.close(where, PERIOD)
             stage.pay(where, PERIOD, *TWO)
-        key = shutil.copy(os.environ["PROVENANCE_SETTLEMENT__KEY"], paid_folder / f"{more}.pem")
-        kept = shutil.copytree(store.path(""), paid_folder / str(more))
-        environment["PROVENANCE_SETTLEMENT__KEY"] = str(key)
+        folder = tmp_path_factory.mktemp("paid")  # a test's own goes when it has passed
+        kept = shutil.copytree(store.path(""), folder / "store")
+        environment["PROVENANCE_SETTLEMENT__KEY"] = shutil.copy(os.environ["PROVENANCE_SETTLEMENT__KEY"], str(folder))
         return environment, sa.make_url(os.environ["PROVENANCE_DATABASE__URL"]).database, kept
 
     def make(name="store", *, more=False):

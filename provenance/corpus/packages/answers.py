@@ -68,7 +68,7 @@ def collect(names: Sequence[str] = DISTRIBUTIONS, *, examples_each: int, held_ou
             raise ContractError(f"distribution {name}", expected=expected, found=found or "", hint="Run make workloads.")
         # What is held out comes first, so that it does not depend on `examples_each`.
         stream = _answers(distribution)
-        with _garbage_left():
+        with _without_collections():
             held_out = list(islice(stream, held_out_each))
             works = {answer["work_id"] for answer in held_out}
             train = list(islice((answer for answer in stream if answer["work_id"] not in works), examples_each))
@@ -97,7 +97,7 @@ def collect_names(names: Sequence[str] = SUBJECTS, *, examples_each: int, held_o
     distributions = {name: installed(name) for name in names}
     if missing := next((name for name, found in distributions.items() if found is None), None):
         raise ContractError(f"distribution {missing}", expected="installed", found="not installed", hint="Run make setup.")
-    with _garbage_left():
+    with _without_collections():
         found = {name: list(_short_answers(distribution)) for name, distribution in distributions.items() if distribution}
     users = Counter(answer["name"] for answers in found.values() for answer in answers if answer["split"] == "train")
     chosen: dict[str, list[dict[str, Any]]] = {}
@@ -136,7 +136,7 @@ def collect_names(names: Sequence[str] = SUBJECTS, *, examples_each: int, held_o
 
 
 @contextmanager
-def _garbage_left() -> Iterator[None]:
+def _without_collections() -> Iterator[None]:
     """Collect no garbage: syntax trees leave none, and looking through them takes longer than parsing."""
     collecting = gc.isenabled()
     gc.disable()
